@@ -1,0 +1,1 @@
+"""The `omium-recovery` command."""

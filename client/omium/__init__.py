@@ -1,0 +1,1 @@
+"""Omium client for agent runtimes."""

@@ -1,0 +1,1 @@
+"""What every worker shares: settings, Kafka client configuration, metrics, health endpoints, logging."""

@@ -1,0 +1,50 @@
+"""Every metric of the product, in one place. Labels are closed sets: never an execution, a tenant or a message."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from prometheus_client import Counter, Gauge, Histogram
+
+_SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600)
+
+FAILURES_DETECTED = Counter("omium_failures_detected_total", "Failures detected, by category.", ["failure_type"])
+RECOVERY_SUCCESS = Counter(
+    "omium_recovery_success_total", "Recoveries that succeeded, by the strategy that did.", ["strategy"]
+)
+RECOVERY_DURATION = Histogram(
+    "omium_recovery_duration_seconds",
+    "From the broker's time of the failure to the success, by the strategy that succeeded.",
+    ["strategy"],
+    buckets=_SECONDS,
+)
+STRATEGY_EFFECTIVENESS = Gauge(
+    "omium_strategy_effectiveness", "Share of settled attempts that succeeded over the last seven days.", ["strategy"]
+)
+ATTEMPTS = Counter("omium_recovery_attempts_total", "Resume commands issued, by strategy.", ["strategy"])
+RECOVERIES = Counter("omium_recoveries_total", "Recoveries that ended, by status and reason.", ["status", "reason"])
+COMMAND_LATENCY = Histogram(
+    "omium_command_latency_seconds",
+    "From the broker's time of the failure to its command's commit.",
+    buckets=_SECONDS,
+)
+PENDING_FAILURES = Gauge("omium_pending_failures", "Failures that wait for options or a checkpoint.", ["partition"])
+OPEN_RECOVERIES = Gauge("omium_open_recoveries", "Recoveries that have not ended.", ["partition"])
+DISPOSITIONS = Counter("omium_dispositions_total", "Inputs of recover, by what became of them.", ["subject", "kind"])
+DEAD_LETTERS = Counter("omium_dead_letters_total", "Records nobody could act on.", ["worker", "reason"])
+CONSUMER_LAG_RECORDS = Gauge(
+    "omium_consumer_lag_records", "Records behind the end of the partition.", ["group", "topic", "partition"]
+)
+CONSUMER_LAG_SECONDS = Gauge(
+    "omium_consumer_lag_seconds",
+    "Age of the newest record read, where there are newer ones.",
+    ["group", "topic", "partition"],
+)
+AUDIT_ROWS = Counter("omium_audit_rows_total", "Rows inserted into ClickHouse.", ["topic"])
+AUDIT_BATCH_AGE = Gauge("omium_audit_batch_age_seconds", "Age of the oldest record that is not yet in ClickHouse.")
+AUDIT_INSERT_DURATION = Histogram("omium_audit_insert_duration_seconds", "One insert of a batch.", buckets=_SECONDS)
+TRANSACTION_DURATION = Histogram(
+    "omium_transaction_duration_seconds", "One transaction of recover, begin to commit.", buckets=_SECONDS
+)
+TRANSACTIONS_ABORTED = Counter("omium_transactions_aborted_total", "Transactions aborted or in doubt.", ["cause"])
+BUILD_INFO = Gauge("omium_build_info", "Version of this process; always 1.", ["version", "worker"])

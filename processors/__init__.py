@@ -1,0 +1,1 @@
+"""Downstream consumers: recover (the life of a recovery) and audit (everything into ClickHouse)."""

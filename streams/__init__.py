@@ -1,0 +1,1 @@
+"""The Faust application: classifies failures, ranks recovery options, learns success rates."""
