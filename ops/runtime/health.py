@@ -27,7 +27,7 @@ class HealthServer:
                 self.end_headers()
                 self.wfile.write(body)
 
-            def log_message(self, format: str, *args: object) -> None:
+            def log_message(self, *args: object) -> None:
                 """Scrapes are not worth a line each."""
 
         self._readiness = readiness
