@@ -1,0 +1,115 @@
+"""One node of a local cluster: a JVM that dies with us."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Final
+
+from ops.broker.jars import BrokerError, classpath, java
+
+_LOG4J: Final = Path(__file__).with_name("log4j2.xml")
+_STARTED: Final = b"Kafka Server started"
+_START_DEADLINE_S: Final = 120.0
+"""A node is up in 3 s; two cores under three JVMs and a test suite take many times that."""
+_STOP_DEADLINE_S: Final = 5.0
+"""One node needs 0.3 s. Of three, those that stop last have no quorum left to say goodbye to."""
+_JVM: Final = (
+    # C1 and the serial collector: a node lives for seconds and shares two cores.
+    "-XX:TieredStopAtLevel=1",
+    "-XX:+UseSerialGC",
+    "-Xms96m",
+    "-Xmx384m",
+    "-Xshare:auto",
+    "-Djava.awt.headless=true",
+    # librdkafka resolves "localhost" to ::1 first.
+    "-Djava.net.preferIPv4Stack=true",
+    f"-Dlog4j2.configurationFile={_LOG4J}",
+)
+
+
+class Node:
+    """A KRaft node in `folder`, which holds its properties, data and log."""
+
+    def __init__(self, number: int, folder: Path) -> None:
+        self.number = number
+        self.folder = folder
+        self.log = folder / "kafka.log"
+        self._jvm: subprocess.Popen[bytes] | None = None
+        self._guard: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """Process id of the running JVM, or None."""
+        return self._jvm.pid if self._jvm and self._jvm.poll() is None else None
+
+    def launch(self) -> None:
+        """Start the JVM; returns at once (see `wait_started`)."""
+        if self.pid is not None:
+            return
+        command = [java(), *_JVM, "-cp", classpath(), "kafka.Kafka", str(self.folder / "server.properties")]
+        with self.log.open("wb") as log:
+            # A session of its own: Ctrl-C in a terminal is for us, and we then stop the node in order.
+            self._jvm = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+            )
+        # The pipe closes with this process, however it dies; only an orderly end writes a line first.
+        self._guard = subprocess.Popen(
+            ["sh", "-c", f"read -r _ || kill -9 {self._jvm.pid}"],
+            stdin=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+
+    def wait_started(self) -> None:
+        """Return when the node serves; raises `BrokerError` with the end of its log if it does not."""
+        deadline = time.monotonic() + _START_DEADLINE_S
+        while _STARTED not in (log := self.log.read_bytes()):
+            if self.pid is None or time.monotonic() > deadline:
+                self.kill()
+                raise BrokerError(f"node {self.number} did not start: {log[-2000:].decode(errors='replace').strip()}")
+            time.sleep(0.05)
+
+    def terminate(self) -> None:
+        """SIGTERM; returns at once (see `wait_stopped`)."""
+        self.resume()
+        self._signal(signal.SIGTERM)
+
+    def wait_stopped(self) -> None:
+        """Return when the node has ended; SIGKILL if that takes too long."""
+        if self._jvm is None:
+            return
+        try:
+            self._jvm.wait(_STOP_DEADLINE_S)
+        except subprocess.TimeoutExpired:
+            self._jvm.kill()
+        self._reap()
+
+    def kill(self) -> None:
+        """SIGKILL: what was not on its way to the disk is the page cache's."""
+        if self._jvm is not None:
+            self._jvm.kill()
+            self._reap()
+
+    def pause(self) -> None:
+        """SIGSTOP: connections stay open and nobody answers."""
+        self._signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """SIGCONT."""
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: signal.Signals) -> None:
+        if (pid := self.pid) is not None:
+            os.kill(pid, number)
+
+    def _reap(self) -> None:
+        assert self._jvm is not None
+        self._jvm.wait()
+        if self._guard is not None:
+            # The JVM's number is free for others from here on: the guard must not kill it any more.
+            self._guard.communicate(b"\n")
+        self._jvm = self._guard = None
