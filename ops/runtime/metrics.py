@@ -37,7 +37,7 @@ CONSUMER_LAG_RECORDS = Gauge(
 )
 CONSUMER_LAG_SECONDS = Gauge(
     "omium_consumer_lag_seconds",
-    "Age of the newest record read, where there are newer ones.",
+    "Since the broker appended the first record that the group has not committed.",
     ["group", "topic", "partition"],
 )
 AUDIT_ROWS = Counter("omium_audit_rows_total", "Rows inserted into ClickHouse.", ["topic"])

@@ -14,6 +14,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from ops.runtime.kafka_errors import CLIENT_CONFIG
 from schemas.topics import DEFAULT_PARTITIONS
 
 SecurityProtocol = Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"]
@@ -80,6 +81,7 @@ class Settings(BaseSettings):
         config: dict[str, Any] = {
             "bootstrap.servers": self.bootstrap,
             "security.protocol": self.security_protocol.lower(),
+            **CLIENT_CONFIG,
         }
         optional = {
             "sasl.mechanism": self.sasl_mechanism,
