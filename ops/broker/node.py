@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
 import time
 from pathlib import Path
 from typing import Final
 
 from ops.broker.jars import BrokerError, classpath, java
+from ops.runtime.child import Child
 
 _LOG4J: Final = Path(__file__).with_name("log4j2.xml")
 _STARTED: Final = b"Kafka Server started"
@@ -17,6 +16,7 @@ _START_DEADLINE_S: Final = 120.0
 """A node is up in 3 s; two cores under three JVMs and a test suite take many times that."""
 _STOP_DEADLINE_S: Final = 5.0
 """One node needs 0.3 s. Of three, those that stop last have no quorum left to say goodbye to."""
+_POLL_S: Final = 0.05
 _JVM: Final = (
     # C1 and the serial collector: a node lives for seconds and shares two cores.
     "-XX:TieredStopAtLevel=1",
@@ -38,31 +38,18 @@ class Node:
         self.number = number
         self.folder = folder
         self.log = folder / "kafka.log"
-        self._jvm: subprocess.Popen[bytes] | None = None
-        self._guard: subprocess.Popen[bytes] | None = None
+        self._jvm: Child | None = None
 
     @property
     def pid(self) -> int | None:
         """Process id of the running JVM, or None."""
-        return self._jvm.pid if self._jvm and self._jvm.poll() is None else None
+        return self._jvm.pid if self._jvm else None
 
     def launch(self) -> None:
-        """Start the JVM; returns at once (see `wait_started`)."""
-        if self.pid is not None:
-            return
-        command = [java(), *_JVM, "-cp", classpath(), "kafka.Kafka", str(self.folder / "server.properties")]
-        with self.log.open("wb") as log:
-            # A session of its own: Ctrl-C in a terminal is for us, and we then stop the node in order.
-            self._jvm = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
-            )
-        # The pipe closes with this process, however it dies; only an orderly end writes a line first.
-        self._guard = subprocess.Popen(
-            ["sh", "-c", f"read -r _ || kill -9 {self._jvm.pid}"],
-            stdin=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
+        """Start the JVM unless it runs; returns at once (see `wait_started`)."""
+        if self.pid is None:
+            command = [java(), *_JVM, "-cp", classpath(), "kafka.Kafka", str(self.folder / "server.properties")]
+            self._jvm = Child(command, log=self.log)
 
     def wait_started(self) -> None:
         """Return when the node serves; raises `BrokerError` with the end of its log if it does not."""
@@ -71,7 +58,7 @@ class Node:
             if self.pid is None or time.monotonic() > deadline:
                 self.kill()
                 raise BrokerError(f"node {self.number} did not start: {log[-2000:].decode(errors='replace').strip()}")
-            time.sleep(0.05)
+            time.sleep(_POLL_S)
 
     def terminate(self) -> None:
         """SIGTERM; returns at once (see `wait_stopped`)."""
@@ -80,19 +67,13 @@ class Node:
 
     def wait_stopped(self) -> None:
         """Return when the node has ended; SIGKILL if that takes too long."""
-        if self._jvm is None:
-            return
-        try:
-            self._jvm.wait(_STOP_DEADLINE_S)
-        except subprocess.TimeoutExpired:
+        if self._jvm is not None and self._jvm.wait(_STOP_DEADLINE_S) is None:
             self._jvm.kill()
-        self._reap()
 
     def kill(self) -> None:
-        """SIGKILL: what was not on its way to the disk is the page cache's."""
+        """SIGKILL: what it had not written yet is lost, what it wrote is not."""
         if self._jvm is not None:
             self._jvm.kill()
-            self._reap()
 
     def pause(self) -> None:
         """SIGSTOP: connections stay open and nobody answers."""
@@ -103,13 +84,5 @@ class Node:
         self._signal(signal.SIGCONT)
 
     def _signal(self, number: signal.Signals) -> None:
-        if (pid := self.pid) is not None:
-            os.kill(pid, number)
-
-    def _reap(self) -> None:
-        assert self._jvm is not None
-        self._jvm.wait()
-        if self._guard is not None:
-            # The JVM's number is free for others from here on: the guard must not kill it any more.
-            self._guard.communicate(b"\n")
-        self._jvm = self._guard = None
+        if self._jvm is not None:
+            self._jvm.signal(number)
