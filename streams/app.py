@@ -1,0 +1,67 @@
+"""The streams worker as one Faust app: failures to options, settled attempts to confidence."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any, Final, Protocol
+
+from ops.runtime.metrics import FAILURES_DETECTED
+from ops.runtime.settings import Settings
+from schemas.codec import Encoded, Malformed, decode, encode
+from schemas.records import FailureEvent, Origin, RecoveryOptions
+from schemas.topics import FAILURES, OPTIONS
+from streams.decide.rates import Rates
+from streams.edge.agent import Mapper, Record
+from streams.edge.app import App, new_app
+from streams.edge.outputs import OutputError, Outputs
+
+WORKER: Final = "streams"
+SOURCE: Final = f"omium/{WORKER}"
+INPUTS: Final = (FAILURES,)
+"""Topics of which a worker that is ready has partitions."""
+
+
+class Decide(Protocol):
+    """`streams.decide.decide`, with the catalogue bound."""
+
+    def __call__(
+        self, event: FailureEvent, *, failure_id: str, origin: Origin, rates: Rates, now: datetime
+    ) -> RecoveryOptions: ...
+
+
+def detect(decide: Decide, rates: Callable[[], Rates]) -> Callable[[Record], Encoded | Malformed]:
+    """The handler of agent.failures: one RecoveryOptions for each failure that can be read."""
+
+    def handle(record: Record) -> Encoded | Malformed:
+        decoded = decode(record.topic, record.value, record.headers)
+        if isinstance(decoded, Malformed):
+            return decoded
+        event = decoded.record
+        assert isinstance(event, FailureEvent)
+        options = decide(
+            event,
+            failure_id=event.identity(record.partition, record.offset),
+            origin=Origin(partition=record.partition, offset=record.offset),
+            rates=rates(),
+            now=datetime.now(UTC),
+        )
+        category = options.classification.category
+        FAILURES_DETECTED.labels(category).inc()
+        return encode(OPTIONS[category], options, source=SOURCE, trace=decoded.trace)
+
+    return handle
+
+
+async def build(settings: Settings, decide: Decide, rates: Callable[[], Rates]) -> App:
+    """The app, ready to start on the running loop."""
+    app = new_app(settings, WORKER)
+    tasks: set[asyncio.Task[Any]] = set()
+
+    def fatal(error: OutputError) -> None:
+        tasks.add(asyncio.ensure_future(app.crash(error)))
+
+    app.outputs = Outputs(settings, fatal)
+    app.batches(FAILURES.name, Mapper(detect(decide, rates), app.outputs, worker=WORKER).run)
+    return app

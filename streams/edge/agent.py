@@ -1,0 +1,131 @@
+"""The body of every agent: decode, decide, produce, wait for delivery, acknowledge, in this order.
+
+1. A record that nothing can be made of becomes a dead letter.
+2. A handler that raises is tried `ATTEMPTS` times, then its record becomes a dead letter, and the fuse counts.
+3. What a record caused is sent; when the broker has it, the record is done.
+4. What may be committed is decided by `Progress` alone, every commit interval and when partitions are given up.
+
+A crash before 4 repeats the record: consumers of the output drop what they have seen. No exception leaves an
+agent but the fuse's, which ends the worker.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any, Final, Protocol
+
+from confluent_kafka import KafkaError
+
+from ops.runtime.metrics import DEAD_LETTERS
+from schemas.codec import Encoded, Malformed, dead_letter, encode
+from schemas.records import DeadLetterReason
+from schemas.topics import DEAD_LETTERS as DEAD_LETTER_TOPIC
+from streams.edge.fuse import Fuse
+from streams.edge.outputs import Outputs
+from streams.edge.progress import Progress
+from streams.edge.transport import Batch
+
+log = logging.getLogger(__name__)
+
+ATTEMPTS: Final = 3
+_RETRY_S: Final = 0.02
+_SLICE_S: Final = 0.01
+"""After so much work the event loop gets a turn: for health checks, delivery reports and rebalances."""
+
+
+class Record(Protocol):
+    """One record as it was read."""
+
+    topic: str
+    partition: int
+    offset: int
+    key: bytes | None
+    value: bytes | None
+    headers: Any
+    timestamp: int
+
+
+Handler = Callable[[Record], Encoded | Malformed]
+"""What to produce for a record, or why nothing can be made of it. Pure but for reading a clock."""
+
+
+class Mapper:
+    """An agent that answers each record of a topic with one record."""
+
+    def __init__(self, handler: Handler, outputs: Outputs, *, worker: str, fuse: Fuse | None = None) -> None:
+        self._handler = handler
+        self._outputs = outputs
+        self._worker = worker
+        self._fuse = fuse or Fuse()
+
+    async def run(self, batch: Batch) -> None:
+        """Begin every record of `batch`; they are done when what they caused is delivered. Raises FuseBlown."""
+        progress = batch.progress
+        loop = asyncio.get_running_loop()
+        turn = loop.time() + _SLICE_S
+        for record in batch.records:
+            if progress.closed:
+                return
+            try:
+                output = self._handler(record)
+            except Exception:
+                output = await self._retry(record)
+            else:
+                if not isinstance(output, Malformed):
+                    self._fuse.handled()
+            if isinstance(output, Malformed):
+                output = self.dead_letter(record, output)
+            self._send(record, output, progress)
+            if loop.time() > turn:
+                await asyncio.sleep(0)
+                await self._outputs.room()
+                turn = loop.time() + _SLICE_S
+
+    async def _retry(self, record: Record) -> Encoded | Malformed:
+        error: Exception | None = None
+        for _ in range(ATTEMPTS - 1):
+            await asyncio.sleep(_RETRY_S)
+            try:
+                output = self._handler(record)
+            except Exception as problem:
+                error = problem
+            else:
+                self._fuse.handled()
+                return output
+        where = f"{record.topic}:{record.partition}:{record.offset}"
+        log.error("handler failed on %s", where, exc_info=error)
+        self._fuse.failed()
+        # The type alone: an exception's text may quote the record.
+        return Malformed(DeadLetterReason.HANDLER_ERROR, type(error).__name__)
+
+    def _send(self, record: Record, output: Encoded, progress: Progress) -> None:
+        offset = record.offset
+
+        def report(error: KafkaError | None) -> None:
+            if error is None:
+                progress.done(offset)
+                return
+            log.error("the broker refused a record of %d bytes for %s: %s", len(output.value), output.topic, error)
+            problem = Malformed(DeadLetterReason.OUTPUT_OVERSIZED, f"{output.topic}: {error.name()}")
+            if output.topic != DEAD_LETTER_TOPIC.name:
+                self._send(record, self.dead_letter(record, problem), progress)
+
+        self._outputs.send(output, report, wanted=lambda: not progress.closed)
+
+    def dead_letter(self, record: Record, problem: Malformed) -> Encoded:
+        """`record` as a dead letter, counted."""
+        DEAD_LETTERS.labels(self._worker, problem.reason).inc()
+        letter = dead_letter(
+            problem,
+            worker=self._worker,
+            topic=record.topic,
+            partition=record.partition,
+            offset=record.offset,
+            key=record.key,
+            value=record.value,
+            died_at=datetime.now(UTC),
+        )
+        return encode(DEAD_LETTER_TOPIC, letter, source=f"omium/{self._worker}")

@@ -1,0 +1,118 @@
+"""The Faust app, made from our settings, with our transport."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, cast
+
+import faust
+from faust.exceptions import ConsumerNotStarted
+from faust.types.auth import SASLMechanism
+from mode.utils.queues import ThrowableQueue
+from yarl import URL
+
+from ops.runtime.settings import Settings
+from streams.edge.outputs import Outputs
+from streams.edge.transport import Batch, Consumer, Transport
+
+COMMIT_S: Final = 0.5
+SESSION_S: Final = 6.0
+"""A worker that was killed is missed after this long; brokers allow no less by default."""
+
+Body = Callable[[Batch], Awaitable[None]]
+
+
+class Topic(faust.Topic):
+    """A topic whose queue nobody empties behind the agent's back."""
+
+    @property
+    def queue(self) -> ThrowableQueue[Batch]:
+        """Faust empties its queues when flow resumes, also of records it will not fetch again. Batches that must
+        not be begun any more say so themselves."""
+        if self._queue is None:
+            self._queue = ThrowableQueue(maxsize=0, flow_control=self.app.flow_control, clear_on_resume=False)
+        return self._queue
+
+
+class App(faust.App):
+    """A Faust app on `streams.edge.transport`."""
+
+    outputs: Outputs
+
+    def _new_transport(self) -> Transport:
+        return Transport(self.conf.broker_consumer, self)
+
+    def _create_directories(self) -> None:
+        """None: tables are in memory, rebuilt from their changelog."""
+
+    async def outputs_drained(self, timeout_s: float) -> bool:
+        """Wait until nothing that was begun is in flight; False where that took longer."""
+        return await self.outputs.drained(timeout_s)
+
+    def batches(self, topic: str, body: Body) -> None:
+        """Let `body` have every batch of `topic`. What it raises ends the worker: it must handle its own."""
+
+        async def agent(stream: Any) -> None:
+            queue = stream.channel.queue
+            while True:
+                batch: Batch = await queue.get()
+                if batch.progress.closed:
+                    continue
+                try:
+                    await body(batch)
+                except Exception as error:
+                    await self.crash(error)
+                    # Faust would start the agent again, and go on behind this record.
+                    await asyncio.Event().wait()
+
+        self.agent(self.topic(topic, key_type=bytes, value_type=bytes), name=topic)(agent)
+
+    def assigned_topics(self) -> set[str]:
+        """Topics of which at least one partition is assigned here. Safe from any thread."""
+        consumer = cast(Consumer | None, self._consumer)
+        if consumer is None or self.rebalancing or not consumer.flow_active:
+            return set()
+        try:
+            return consumer.assigned_topics()
+        except ConsumerNotStarted:
+            return set()
+
+
+def new_app(settings: Settings, name: str) -> App:
+    """An app of group `{settings.app}-{name}`."""
+    hosts = [URL(f"aiokafka://{host.strip()}") for host in settings.bootstrap.split(",")]
+    return App(
+        f"{settings.app}-{name}",
+        broker=hosts,
+        broker_credentials=_credentials(settings),
+        broker_commit_interval=COMMIT_S,
+        broker_session_timeout=SESSION_S,
+        broker_heartbeat_interval=SESSION_S / 3,
+        broker_max_poll_records=1000,
+        consumer_auto_offset_reset="earliest",
+        stream_wait_empty=True,
+        stream_recovery_delay=0.0,
+        topic_partitions=settings.partitions,
+        topic_replication_factor=settings.replication,
+        topic_disable_leader=True,
+        table_standby_replicas=0,
+        web_enabled=False,
+        worker_redirect_stdouts=False,
+        autodiscover=False,
+        store="memory://",
+        Topic=Topic,
+    )
+
+
+def _credentials(settings: Settings) -> Any:
+    context = settings.ssl_context()
+    if settings.security_protocol.startswith("SASL"):
+        password = settings.sasl_password
+        return faust.SASLCredentials(
+            username=settings.sasl_username,
+            password=password.get_secret_value() if password else None,
+            mechanism=SASLMechanism(settings.sasl_mechanism or "PLAIN"),
+            ssl_context=context,
+        )
+    return faust.SSLCredentials(context) if context else None

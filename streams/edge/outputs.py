@@ -1,0 +1,131 @@
+"""What the workers of Faust write: through librdkafka, each record awaited."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from functools import partial
+from typing import Final
+
+from confluent_kafka import KafkaError, KafkaException, Producer
+
+from ops.runtime.settings import Settings
+from schemas.codec import Encoded
+
+log = logging.getLogger(__name__)
+
+_PUMP_S: Final = 0.001
+_FULL_S: Final = 0.005
+MAX_IN_FLIGHT: Final = 20_000
+"""Below librdkafka's queue of 100,000, so that produce() never finds it full."""
+DELIVERY_TIMEOUT_MS: Final = 20_000
+"""No record of ours may reach the log later than this after it was sent: a partition that is given up waits so
+long for what is in flight, and its next owner must not be overtaken by us. A record that is still wanted is sent
+again, so that a broker may be gone for longer."""
+
+_REJECTED: Final = frozenset({KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.INVALID_MSG, KafkaError.INVALID_RECORD})
+
+Report = Callable[[KafkaError | None], None]
+"""Called once: None where every in-sync replica has the record, else why the broker never will."""
+
+
+class OutputError(Exception):
+    """The producer can send nothing more; only a new process can."""
+
+
+class Outputs:
+    """One idempotent producer, acks=all, owned by an event loop: its reports run there, without a lock."""
+
+    def __init__(self, settings: Settings, on_fatal: Callable[[OutputError], None]) -> None:
+        self._producer = Producer(settings.producer(**{"message.timeout.ms": DELIVERY_TIMEOUT_MS}))
+        self._on_fatal = on_fatal
+        self._timer: asyncio.TimerHandle | None = None
+        self._loop = asyncio.get_running_loop()
+        self.in_flight = 0
+
+    def send(
+        self, record: Encoded, report: Report, *, partition: int = -1, wanted: Callable[[], bool] | None = None
+    ) -> None:
+        """Hand `record` over; never blocks. While `wanted` (absent: always), a failed delivery is tried again."""
+        self.in_flight += 1
+        again = partial(self._delivered, record, report, partition, wanted)
+        try:
+            self._producer.produce(
+                record.topic, record.value, record.key, partition, on_delivery=again, headers=[*record.headers]
+            )
+        except BufferError:
+            self._loop.call_later(_FULL_S, self._again, record, report, partition, wanted)
+        except KafkaException as error:
+            self._loop.call_soon(again, error.args[0], None)
+        if self._timer is None:
+            self._timer = self._loop.call_later(_PUMP_S, self._pump)
+
+    async def deliver(self, record: Encoded, *, partition: int = -1) -> None:
+        """Send `record` and wait until the broker has it. Raises KafkaException where it never will."""
+        done: asyncio.Future[None] = self._loop.create_future()
+
+        def report(error: KafkaError | None) -> None:
+            if done.done():
+                return
+            if error is None:
+                done.set_result(None)
+            else:
+                done.set_exception(KafkaException(error))
+
+        self.send(record, report, partition=partition)
+        await done
+
+    async def room(self) -> None:
+        """Wait until not too much is in flight."""
+        while self.in_flight >= MAX_IN_FLIGHT:
+            await asyncio.sleep(_FULL_S)
+
+    async def drained(self, timeout_s: float) -> bool:
+        """Wait until nothing is in flight; False where that took longer than `timeout_s`."""
+        until = self._loop.time() + timeout_s
+        while self.in_flight:
+            if self._loop.time() > until:
+                return False
+            self._producer.poll(0)
+            await asyncio.sleep(_PUMP_S)
+        return True
+
+    def close(self) -> None:
+        """Stop the timer; what is in flight was not acknowledged, so its inputs come again."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _pump(self) -> None:
+        self._timer = None
+        self._producer.poll(0)
+        if self.in_flight and self._timer is None:
+            self._timer = self._loop.call_later(_PUMP_S, self._pump)
+
+    def _again(self, record: Encoded, report: Report, partition: int, wanted: Callable[[], bool] | None) -> None:
+        self.in_flight -= 1
+        if wanted is None or wanted():
+            self.send(record, report, partition=partition, wanted=wanted)
+
+    def _delivered(
+        self,
+        record: Encoded,
+        report: Report,
+        partition: int,
+        wanted: Callable[[], bool] | None,
+        error: KafkaError | None,
+        _message: object,
+    ) -> None:
+        if error is None:
+            self.in_flight -= 1
+            report(None)
+        elif error.fatal():
+            self.in_flight -= 1
+            self._on_fatal(OutputError(str(error)))
+        elif error.code() in _REJECTED:
+            self.in_flight -= 1
+            report(error)
+        else:
+            log.warning("%s did not take a record yet: %s", record.topic, error)
+            self._loop.call_later(_FULL_S, self._again, record, report, partition, wanted)

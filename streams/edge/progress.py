@@ -1,0 +1,53 @@
+"""Which offset of a partition may be committed. Pure."""
+
+from __future__ import annotations
+
+from collections import deque
+
+
+class Progress:
+    """The records of one partition that were delivered here, and which of them are done.
+
+    What may be committed is the offset of the oldest record that is not done. Only offsets that were delivered
+    are known, so a hole left by a transaction marker or by compaction is no gap, and a record that is never
+    done holds the position back, whatever happens to those after it.
+    """
+
+    __slots__ = ("_done", "_next", "_pending", "closed")
+
+    def __init__(self) -> None:
+        self._pending: deque[int] = deque()
+        self._done: set[int] = set()
+        self._next: int | None = None
+        self.closed = False
+        """The partition is being given up: begin nothing more of it. Records already begun may still be done."""
+
+    def __len__(self) -> int:
+        """How many delivered records hold the position back or wait behind one that does."""
+        return len(self._pending)
+
+    def deliver(self, offset: int) -> bool:
+        """Note a record in the order of the partition. False: it was delivered before."""
+        if self._next is not None and offset < self._next:
+            return False
+        self._pending.append(offset)
+        self._next = offset + 1
+        return True
+
+    def done(self, offset: int) -> None:
+        """The record needs no work any more. Any order, repeats allowed."""
+        pending = self._pending
+        if not pending or offset < pending[0]:
+            return
+        if offset != pending[0]:
+            self._done.add(offset)
+            return
+        pending.popleft()
+        finished = self._done
+        while pending and pending[0] in finished:
+            finished.remove(pending.popleft())
+
+    @property
+    def position(self) -> int | None:
+        """The offset to commit: that of the first record still needed. None: nothing was delivered."""
+        return self._pending[0] if self._pending else self._next

@@ -1,0 +1,55 @@
+"""The streams worker as a process."""
+
+from __future__ import annotations
+
+import logging
+from functools import partial
+
+from confluent_kafka import KafkaException
+
+from ops.runtime import logs, topics
+from ops.runtime.health import HealthServer
+from ops.runtime.lag import LagReporter
+from ops.runtime.settings import Settings
+from streams.app import INPUTS, WORKER, build
+from streams.decide import catalogue, decide
+from streams.edge.app import App
+from streams.edge.run import run as run_app
+from streams.learning.confidence import ConfidenceView
+
+log = logging.getLogger(__name__)
+
+
+def run(settings: Settings) -> int:
+    """Work until SIGTERM or SIGINT, then return 0; 1 where the worker cannot go on, with the reason in the log."""
+    logs.configure(settings)
+    try:
+        topics.verify(settings)
+    except (topics.TopicsError, KafkaException) as error:
+        log.critical("%s", error)
+        return 1
+    names = [topic.name for topic in INPUTS]
+    knowledge = catalogue.load(settings.catalogue_file)
+    view = ConfidenceView(settings)
+    app: App | None = None
+
+    async def start() -> App:
+        nonlocal app
+        app = await build(settings, partial(decide, catalogue=knowledge), lambda: view.rates)
+        return app
+
+    def readiness() -> str | None:
+        assigned = app.assigned_topics() if app else set()
+        if missing := [name for name in names if name not in assigned]:
+            return f"no partition assigned of {', '.join(missing)}"
+        return None if view.complete else "the confidence topic is not read to its end yet"
+
+    health = HealthServer(settings.metrics_host, settings.metrics_port, readiness)
+    log.info("streams: http://%s:%d/metrics", settings.metrics_host, health.port)
+    lag = LagReporter(settings, f"{settings.app}-{WORKER}", names)
+    try:
+        return run_app(start)
+    finally:
+        lag.close()
+        view.close()
+        health.close()
