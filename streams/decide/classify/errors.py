@@ -1,0 +1,111 @@
+"""Which rules speak about an error, and which of them decides.
+
+Each rule has a strength: how specific its evidence is. Structured evidence (a status, a code) adds to it, a class name adds
+less, the text of a message nothing; deeper causes add a little, so that of equal evidence the innermost wins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from schemas.records import Category, EvidenceSource, FailureEvent
+from streams.decide.classify.evidence import Level, levels, origin_of, protocol_of
+from streams.decide.classify.rules import Conditions, Rule, Rules
+
+_BONUS: Final = {EvidenceSource.STRUCTURED: 8, EvidenceSource.CLASS_NAME: 4, EvidenceSource.MESSAGE: 0}
+_DEPTH_BONUS: Final = 2
+_MAX_DEPTH_BONUS: Final = 6
+_CATEGORY_ORDER: Final = (
+    Category.HALLUCINATION,
+    Category.TOOL_FAILURE,
+    Category.LOGICAL_ERROR,
+    Category.PERFORMANCE,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One rule that spoke, and what it read."""
+
+    rule: Rule
+    weight: int
+    source: EvidenceSource
+    path: str
+    text: str
+
+
+def findings(event: FailureEvent, rules: Rules) -> list[Finding]:
+    """Everything the rules say about the event's error, the decisive one first. Control flow, where it shows, alone."""
+    found = [finding for level in levels(event) for finding in _read(level, rules)]
+    if not found:
+        return found
+    found = _holding(found, event)
+    outer = [
+        finding for finding in found if finding.rule.category is Category.NONE and finding.path.startswith("error.")
+    ]
+    outer = [finding for finding in outer if ".cause_chain." not in finding.path]
+    if outer:
+        return outer
+    found = [finding for finding in found if finding.rule.category is not Category.NONE]
+    found.sort(key=_precedence)
+    return found
+
+
+def _precedence(finding: Finding) -> tuple[int, int, int]:
+    category = finding.rule.category
+    rank = _CATEGORY_ORDER.index(category) if category in _CATEGORY_ORDER else len(_CATEGORY_ORDER)
+    return (-finding.weight, rank, finding.rule.order)
+
+
+def _read(level: Level, rules: Rules) -> Iterator[Finding]:
+    bonus = min(level.depth * _DEPTH_BONUS, _MAX_DEPTH_BONUS)
+    structured = EvidenceSource.STRUCTURED
+    for status in level.statuses:
+        path = f"{level.path}.status_code" if level.path == "tool_response" else f"{level.path}.http_status"
+        yield from _found(rules.by_status.get(status, ()), structured, bonus, path, str(status))
+    for code in level.codes:
+        path = f"{level.path}.code"
+        yield from _found(rules.by_code.get(code.lower(), ()), structured, bonus, path, code)
+        yield from _found(rules.in_name(code), structured, bonus, path, code)
+    if level.class_name:
+        name = level.class_name.rpartition(".")[2]
+        yield from _found(
+            rules.in_name(name), EvidenceSource.CLASS_NAME, bonus, f"{level.path}.class", level.class_name
+        )
+    if level.text:
+        path = f"{level.path}.message" if level.path != "tool_response" else "tool_response.error"
+        yield from _found(rules.in_text(level.text), EvidenceSource.MESSAGE, bonus, path, level.text)
+
+
+def _found(rules: Iterable[Rule], source: EvidenceSource, bonus: int, path: str, text: str) -> Iterator[Finding]:
+    for rule in rules:
+        yield Finding(rule, rule.strength + _BONUS[source] + bonus, source, path, text)
+
+
+def _holding(found: list[Finding], event: FailureEvent) -> list[Finding]:
+    """Those whose conditions hold in this event."""
+    if not any(finding.rule.when or finding.rule.unless for finding in found):
+        return found
+    origin, protocol = origin_of(event), protocol_of(event)
+    seen = frozenset(finding.rule.name for finding in found)
+    statuses = _statuses(event)
+
+    def holds(conditions: Conditions) -> bool:
+        return (
+            (not conditions.origin or origin in conditions.origin)
+            and (not conditions.protocol or protocol in conditions.protocol)
+            and (not conditions.status or not statuses.isdisjoint(conditions.status))
+            and (not conditions.seen or not seen.isdisjoint(conditions.seen))
+        )
+
+    return [
+        finding
+        for finding in found
+        if holds(finding.rule.when) and not (finding.rule.unless and holds(finding.rule.unless))
+    ]
+
+
+def _statuses(event: FailureEvent) -> frozenset[int]:
+    return frozenset(status for level in levels(event) for status in level.statuses)
