@@ -1,0 +1,93 @@
+"""Remedies for an output that breaks its constraints, or names what does not exist."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from schemas.records import Strategy
+from streams.decide.options.constraints import Demand, Rule, demand
+from streams.decide.options.context import Context, Generator, Remedy, dumps
+from streams.decide.options.quoting import clean, listed, name, with_note
+
+UNABLE: Final = "output 'UNABLE_TO_COMPLETE' instead."
+_NO_NAME: Final = re.compile(r"[^A-Za-z0-9_-]+", re.ASCII)
+
+
+def function_calling(context: Context) -> Remedy | None:
+    """Structured output by the schema of all constrained fields."""
+    wanted = demand(context)
+    if wanted.schema is None:
+        return None
+    text = dumps({"name": _tool_name("answer", wanted), "schema": wanted.schema})
+    return Remedy(text, f"A schema lets the model give only valid values ({_fields(wanted)}).")
+
+
+def constraint_injection(context: Context) -> Remedy | None:
+    """The published text, for all violated fields together."""
+    if context.verdict.subtype == "unknown_tool":
+        return _known_tools_only(context)
+    wanted = demand(context)
+    if not wanted.violated:
+        return _well_formed(context)
+    lines = [f"IMPORTANT: {name(rule.field)} {rule.must}. {rule.never}" for rule in wanted.violated]
+    one = wanted.violated[0]
+    what = f"a valid {name(one.field)}" if len(lines) == 1 else "valid values"
+    text = with_note(*lines, f"If you cannot determine {what}, {UNABLE}")
+    return Remedy(dumps({"text": text}), f"Says to the model what its output broke ({_fields(wanted)}).")
+
+
+def _known_tools_only(context: Context) -> Remedy | None:
+    tools = context.event.execution.tools if context.event.execution is not None else ()
+    if not tools:
+        return None
+    text = with_note(
+        f"IMPORTANT: The only tools are {listed(tools)}. Never call any other tool.",
+        f"If none of them can do what you need, {UNABLE}",
+    )
+    return Remedy(dumps({"text": text}), "Names the tools that exist.")
+
+
+def _well_formed(context: Context) -> Remedy | None:
+    if context.verdict.subtype != "format_violation":
+        return None
+    text = (
+        "IMPORTANT: Output exactly one answer in the required format, complete and without any text around it. "
+        f"Never output anything else. If you cannot, {UNABLE}"
+    )
+    return Remedy(dumps({"text": text}), "Asks for nothing but the required format.")
+
+
+def validation_tool(context: Context) -> Remedy | None:
+    """A tool that checks an output by the same schema and answers valid, or error and suggestion."""
+    wanted = demand(context)
+    if wanted.schema is None:
+        return None
+    text = dumps(
+        {
+            "name": _tool_name("validate", wanted),
+            "description": "Checks your answer before you give it. Call it with the complete answer; where it says "
+            "that the answer is not valid, correct the answer as suggested and call it again.",
+            "input_schema": wanted.schema,
+            "suggestion": clean(with_note(*(rule.suggestion for rule in wanted.violated)), 1000),
+        }
+    )
+    return Remedy(text, "The model checks its answer with a tool before it gives it.")
+
+
+def _fields(wanted: Demand) -> str:
+    names = [name(rule.field) for rule in wanted.violated[:5]]
+    return ", ".join(names) or "all of its fields"
+
+
+def _tool_name(prefix: str, wanted: Demand) -> str:
+    """A function's name as every provider accepts it: letters, digits, `_-`, at most 64."""
+    fields: tuple[Rule, ...] = wanted.violated[:1] if len(wanted.violated) == 1 else ()
+    return _NO_NAME.sub("_", "_".join([prefix, *(rule.field for rule in fields)]))[:64].rstrip("_") or prefix
+
+
+GENERATORS: Final[dict[Strategy, Generator]] = {
+    Strategy.FUNCTION_CALLING: function_calling,
+    Strategy.CONSTRAINT_INJECTION: constraint_injection,
+    Strategy.VALIDATION_TOOL: validation_tool,
+}

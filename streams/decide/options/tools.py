@@ -1,0 +1,174 @@
+"""Remedies for a call that failed: wait and repeat, allow more time, go elsewhere, repair the call."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any, Final
+
+from schemas.records import Strategy
+from streams.decide.options.context import Context, Generator, Remedy, dumps
+from streams.decide.options.quoting import identifier, name, quoted, with_note
+from streams.decide.options.waiting import asked_wait_s, forbids_retry
+
+BACKOFF: Final = {"max_attempts": 5, "base_delay_s": 1.0, "multiplier": 2.0, "max_delay_s": 60.0, "jitter": 0.2}
+"""Published: 5 attempts after 1, 2, 4, 8 and 16 s; the jitter keeps a fleet from coming back at once."""
+_PUBLISHED_TIMEOUT_S: Final = 60.0
+_TIMEOUT_FACTOR: Final = 2.0
+"""Published: 30 s -> 60 s."""
+_OBSERVED_MARGIN: Final = 1.5
+POLL_INTERVAL_S: Final = 10.0
+MAX_POLLS: Final = 30
+_REGISTERED: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._:@+-]{0,127}", re.ASCII)
+"""A registered name. No slash: an event may name a service, never an address."""
+
+
+def exponential_backoff(context: Context) -> Remedy | None:
+    """Repeat the call, first after the time that the service asked for; not where that is too long to sit out."""
+    if forbids_retry(context.event):
+        return None
+    asked = _asked_wait_s(context)
+    cap = context.catalogue.limits.retry_after_cap_s
+    if asked is not None and asked > cap:
+        return None
+    parameters: dict[str, Any] = {**BACKOFF, "initial_delay_s": asked or 0.0}
+    if (sdk_retries := _own_retries(context)) is not None:
+        parameters["sdk_retries"] = sdk_retries
+    extra_s = context.catalogue.strategies[Strategy.EXPONENTIAL_BACKOFF].latency_s
+    if asked:
+        return Remedy(
+            dumps(parameters), f"The service asked to wait {asked:.4g} s.", 1.0, 0, asked + BACKOFF["base_delay_s"]
+        )
+    return Remedy(dumps(parameters), "The failure passes by itself; each wait doubles.", 1.0, 0, extra_s)
+
+
+def retry_once(context: Context) -> Remedy | None:
+    """One more try, in case it was chance."""
+    if forbids_retry(context.event):
+        return None
+    asked = _asked_wait_s(context)
+    if asked is not None and asked > context.catalogue.limits.retry_after_cap_s:
+        return None
+    parameters: dict[str, Any] = {**BACKOFF, "max_attempts": 1, "initial_delay_s": asked or 0.0}
+    if (sdk_retries := _own_retries(context)) is not None:
+        parameters["sdk_retries"] = sdk_retries
+    return Remedy(dumps(parameters), "One repeat tells chance from a lasting fault.")
+
+
+def async_execution(context: Context) -> Remedy | None:
+    """Submit the call and poll for its result, where the tool can."""
+    response = context.event.tool_response
+    if response is None or not response.supports_async:
+        return None
+    wait = context.timeout_s
+    expected = POLL_INTERVAL_S * max(1, math.ceil(_TIMEOUT_FACTOR * wait / POLL_INTERVAL_S)) if wait else None
+    return Remedy(
+        dumps({"poll_interval_s": POLL_INTERVAL_S, "max_polls": MAX_POLLS}),
+        "The tool can be asked for its result later, so nothing has to wait for it.",
+        latency_s=min(expected, POLL_INTERVAL_S * MAX_POLLS) if expected else None,
+    )
+
+
+def increase_timeout(context: Context) -> Remedy | None:
+    """Twice the time that was too short, or half as much again as was observed, whichever is longer."""
+    before = context.timeout_s
+    metrics = context.event.metrics
+    observed = metrics.duration_s if metrics is not None else None
+    if before is None and not observed:
+        after = _PUBLISHED_TIMEOUT_S
+    else:
+        after = math.ceil(max(_TIMEOUT_FACTOR * (before or 0.0), _OBSERVED_MARGIN * (observed or 0.0)))
+    after = min(after, context.catalogue.limits.max_timeout_s)
+    if before is not None and after <= before:
+        return None
+    why = f"{before:g} s were too short." if before else "The time allowed was too short."
+    return Remedy(dumps({"timeout_s": float(after)}), why, latency_s=((before or after / 2) + after) / 2)
+
+
+def refresh_credentials(context: Context) -> Remedy | None:
+    """New credentials for the service that refused the old ones."""
+    service = context.tool or (context.model.provider if context.model is not None else None) or "default"
+    why = (
+        "Other credentials may have quota left."
+        if context.verdict.subtype == "quota_exhausted"
+        else ("The service refused the credentials; they may have expired.")
+    )
+    return Remedy(dumps({"service": identifier(service)}), why)
+
+
+def fallback_service(context: Context) -> Remedy | None:
+    """The first service that the tool's registration names, else the catalogue."""
+    failed = context.tool or (context.model_name if context.of_model else None)
+    for service in _fallbacks(context):
+        if service != failed:
+            parameters = {"service": service} | ({"instead_of": identifier(failed)} if failed else {})
+            return Remedy(dumps(parameters), f"{service} can stand in.")
+    return None
+
+
+def repair_arguments(context: Context) -> Remedy | None:
+    """Have the model make the call again, told what was wrong with it."""
+    tool = context.tool
+    said = _message(context)
+    text = with_note(
+        f"The last call{f' of {name(tool)}' if tool else ''} was refused: its arguments are not valid.",
+        f"The service said: {quoted(said, 300)}" if said else "",
+        "Make the arguments again so that they are valid. Never repeat the same call unchanged.",
+    )
+    parameters = {"text": text} | ({"tool": identifier(tool)} if tool else {})
+    return Remedy(dumps(parameters), "The same arguments would be refused again; the model corrects them.")
+
+
+def rephrase_request(_: Context) -> Remedy | None:
+    """Ask the same in other words, after a content filter declined."""
+    text = (
+        "The previous request was declined by a content filter. Fulfil the task in neutral, factual words, leave out "
+        "everything that it does not need, and never try to get around the filter. "
+        "If it cannot be done within the policy, output 'UNABLE_TO_COMPLETE' instead."
+    )
+    return Remedy(dumps({"text": text}), "The words were declined, perhaps not the task.")
+
+
+def _asked_wait_s(context: Context) -> float | None:
+    if "asked_wait_s" not in context.memo:
+        known = context.amount("retry_after_s")
+        context.memo["asked_wait_s"] = known if known is not None else asked_wait_s(context.event, context.now)
+    value: float | None = context.memo["asked_wait_s"]
+    return value
+
+
+def _own_retries(context: Context) -> int | None:
+    """0 where the runtime's SDK retries too: stacked owners multiply the calls."""
+    execution = context.event.execution
+    return 0 if execution is not None and execution.sdk_retries else None
+
+
+def _fallbacks(context: Context) -> list[str]:
+    response = context.event.tool_response
+    registered = response.fallbacks if response is not None else ()
+    names = [service for service in registered[:20] if _REGISTERED.fullmatch(service)]
+    table = context.catalogue.fallbacks
+    keys = [context.tool]
+    if context.of_model or context.tool is None:
+        keys += [context.model_name, context.model.provider if context.model is not None else None]
+    for key in keys:
+        if key is not None:
+            names.extend(table.get(key, ()))
+    return names
+
+
+def _message(context: Context) -> str | None:
+    response, error = context.event.tool_response, context.event.error
+    return (response.error if response is not None else None) or (error.message if error is not None else None)
+
+
+GENERATORS: Final[dict[Strategy, Generator]] = {
+    Strategy.EXPONENTIAL_BACKOFF: exponential_backoff,
+    Strategy.RETRY_ONCE: retry_once,
+    Strategy.ASYNC_EXECUTION: async_execution,
+    Strategy.INCREASE_TIMEOUT: increase_timeout,
+    Strategy.REFRESH_CREDENTIALS: refresh_credentials,
+    Strategy.FALLBACK_SERVICE: fallback_service,
+    Strategy.REPAIR_ARGUMENTS: repair_arguments,
+    Strategy.REPHRASE_REQUEST: rephrase_request,
+}

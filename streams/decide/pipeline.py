@@ -1,0 +1,42 @@
+"""One failure in, the verdict and the ranked options out: detect, analyze, suggest."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from schemas.records import FailureEvent, Origin, RecoveryOptions
+from streams.decide.catalogue import Catalogue
+from streams.decide.classify import classify
+from streams.decide.classify.rules import Rules, built_in
+from streams.decide.options import options
+from streams.decide.rates import Rates
+
+
+def decide(
+    event: FailureEvent,
+    *,
+    failure_id: str,
+    origin: Origin,
+    rates: Rates,
+    catalogue: Catalogue,
+    now: datetime,
+    rules: Rules | None = None,
+) -> RecoveryOptions:
+    """What failed, why we think so, and what could be done, best first. Pure: equal arguments, equal answer."""
+    rules = rules or built_in()
+    verdict = classify(event, rules)
+    response = event.tool_response
+    return RecoveryOptions(
+        tenant_id=event.tenant_id,
+        execution_id=event.execution_id,
+        failure_id=failure_id,
+        origin=origin,
+        classification=verdict,
+        checkpoint=event.checkpoint,
+        call_fingerprint=response.call_fingerprint if response is not None else None,
+        options=options(event, verdict, catalogue, rates, now=now),
+        rules_version=rules.version,
+        catalogue_version=catalogue.version,
+        confidence_snapshot=rates.snapshot,
+        decided_at=now,
+    )
