@@ -1,0 +1,19 @@
+"""The real broker, with the contract's topics on it. Tests may import the repository; the client may not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from ops.broker import Broker
+from ops.runtime import topics
+from ops.runtime.settings import Settings
+
+
+@pytest.fixture(scope="session")
+def bootstrap() -> Iterator[str]:
+    """Address of a broker that has the topics; the client's tests share it."""
+    with Broker() as broker:
+        topics.create(Settings(bootstrap=broker.bootstrap))
+        yield broker.bootstrap
