@@ -1,0 +1,57 @@
+"""`omium-recovery classify`: the verdict and the ranked options of failures on stdin, without a broker."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import BinaryIO, Final
+
+from cli.context import ExitCode, put_json
+from ops.runtime.settings import Settings
+from schemas.codec import Malformed, decode, to_json
+from schemas.records import FailureEvent, Origin
+from schemas.topics import FAILURES
+from streams.decide import Rates, decide
+from streams.decide.catalogue import load
+
+_CHUNK: Final = 64 * 1024
+
+
+def run(settings: Settings) -> ExitCode:
+    """One line out for each line in that is not blank. FAILED where one of them was no failure."""
+    catalogue = load(settings.catalogue_file)
+    code = ExitCode.OK
+    for number, line in _lines(sys.stdin.buffer):
+        decoded = decode(FAILURES.name, line)
+        if isinstance(decoded, Malformed):
+            put_json({"line": number, "reason": decoded.reason, "error": decoded.error})
+            code = ExitCode.FAILED
+            continue
+        event = decoded.record
+        assert isinstance(event, FailureEvent)
+        origin = Origin(partition=0, offset=number - 1)
+        options = decide(
+            event,
+            failure_id=event.identity(origin.partition, origin.offset),
+            origin=origin,
+            rates=Rates(),
+            catalogue=catalogue,
+            now=datetime.now(UTC),
+        )
+        sys.stdout.write(to_json(options).decode() + "\n")
+        sys.stdout.flush()
+    return code
+
+
+def _lines(stream: BinaryIO) -> Iterator[tuple[int, bytes]]:
+    """Number, from 1, and content of each line; of one that no topic would take, only the first part is kept."""
+    limit = FAILURES.max_message_bytes + 1
+    number = 0
+    while line := stream.readline(limit):
+        number += 1
+        part = line
+        while not part.endswith(b"\n") and (part := stream.readline(_CHUNK)):
+            pass
+        if content := line.strip():
+            yield number, content
