@@ -11,15 +11,18 @@ from ops.runtime.metrics import FAILURES_DETECTED
 from ops.runtime.settings import Settings
 from schemas.codec import Encoded, Malformed, decode, encode
 from schemas.records import FailureEvent, Origin, RecoveryOptions
-from schemas.topics import FAILURES, OPTIONS
+from schemas.topics import FAILURES, OPTIONS, SETTLED
 from streams.decide.rates import Rates
 from streams.edge.agent import Mapper, Record
 from streams.edge.app import App, new_app
 from streams.edge.outputs import OutputError, Outputs
+from streams.edge.table import WindowedTable, changelog_name, create_changelog
+from streams.learning.counts import HOUR_S
+from streams.learning.learner import TABLE, Learner
 
 WORKER: Final = "streams"
 SOURCE: Final = f"omium/{WORKER}"
-INPUTS: Final = (FAILURES,)
+INPUTS: Final = (FAILURES, SETTLED)
 """Topics of which a worker that is ready has partitions."""
 
 
@@ -64,4 +67,13 @@ async def build(settings: Settings, decide: Decide, rates: Callable[[], Rates]) 
 
     app.outputs = Outputs(settings, fatal)
     app.batches(FAILURES.name, Mapper(detect(decide, rates), app.outputs, worker=WORKER).run)
+    table = WindowedTable.add(app, TABLE, size_s=HOUR_S, partitions=settings.partitions)
+    learner = Learner(app, table, rates, worker=WORKER)
+    app.batches(SETTLED.name, learner.run)
+    app.task(learner.publish_forever)
     return app
+
+
+def prepare(settings: Settings) -> None:
+    """Create what the worker needs on the broker beside the topics of the contract."""
+    create_changelog(settings, changelog_name(settings, WORKER, TABLE))

@@ -11,7 +11,7 @@ from ops.runtime import logs, topics
 from ops.runtime.health import HealthServer
 from ops.runtime.lag import LagReporter
 from ops.runtime.settings import Settings
-from streams.app import INPUTS, WORKER, build
+from streams.app import INPUTS, WORKER, build, prepare
 from streams.decide import catalogue, decide
 from streams.edge.app import App
 from streams.edge.run import run as run_app
@@ -25,7 +25,8 @@ def run(settings: Settings) -> int:
     logs.configure(settings)
     try:
         topics.verify(settings)
-    except (topics.TopicsError, KafkaException) as error:
+        prepare(settings)
+    except (topics.TopicsError, KafkaException, ValueError) as error:
         log.critical("%s", error)
         return 1
     names = [topic.name for topic in INPUTS]

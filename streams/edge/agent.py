@@ -15,10 +15,11 @@ import asyncio
 import logging
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeVar
 
 from confluent_kafka import KafkaError
 
+from ops.runtime import failpoints
 from ops.runtime.metrics import DEAD_LETTERS
 from schemas.codec import Encoded, Malformed, dead_letter, encode
 from schemas.records import DeadLetterReason
@@ -48,72 +49,38 @@ class Record(Protocol):
     timestamp: int
 
 
+T = TypeVar("T")
 Handler = Callable[[Record], Encoded | Malformed]
 """What to produce for a record, or why nothing can be made of it. Pure but for reading a clock."""
 
 
-class Mapper:
-    """An agent that answers each record of a topic with one record."""
+class Guard:
+    """Keeps what a handler raises from leaving the agent."""
 
-    def __init__(self, handler: Handler, outputs: Outputs, *, worker: str, fuse: Fuse | None = None) -> None:
-        self._handler = handler
-        self._outputs = outputs
+    def __init__(self, *, worker: str, fuse: Fuse | None = None) -> None:
         self._worker = worker
         self._fuse = fuse or Fuse()
 
-    async def run(self, batch: Batch) -> None:
-        """Begin every record of `batch`; they are done when what they caused is delivered. Raises FuseBlown."""
-        progress = batch.progress
-        loop = asyncio.get_running_loop()
-        turn = loop.time() + _SLICE_S
-        for record in batch.records:
-            if progress.closed:
-                return
-            try:
-                output = self._handler(record)
-            except Exception:
-                output = await self._retry(record)
-            else:
-                if not isinstance(output, Malformed):
-                    self._fuse.handled()
-            if isinstance(output, Malformed):
-                output = self.dead_letter(record, output)
-            self._send(record, output, progress)
-            if loop.time() > turn:
-                await asyncio.sleep(0)
-                await self._outputs.room()
-                turn = loop.time() + _SLICE_S
+    async def attempt(self, handler: Callable[[Record], T | Malformed], record: Record) -> T | Malformed:
+        """What the handler makes of `record`; a dead letter's reason where it raises again and again.
 
-    async def _retry(self, record: Record) -> Encoded | Malformed:
-        error: Exception | None = None
-        for _ in range(ATTEMPTS - 1):
-            await asyncio.sleep(_RETRY_S)
+        Raises FuseBlown where too many records end so.
+        """
+        for attempt in range(ATTEMPTS):
+            if attempt:
+                await asyncio.sleep(_RETRY_S)
             try:
-                output = self._handler(record)
-            except Exception as problem:
-                error = problem
+                result = handler(record)
+            except Exception as error:
+                failure = error
             else:
-                self._fuse.handled()
-                return output
-        where = f"{record.topic}:{record.partition}:{record.offset}"
-        log.error("handler failed on %s", where, exc_info=error)
+                if not isinstance(result, Malformed):
+                    self._fuse.handled()
+                return result
+        log.error("handler failed on %s:%d:%d", record.topic, record.partition, record.offset, exc_info=failure)
         self._fuse.failed()
         # The type alone: an exception's text may quote the record.
-        return Malformed(DeadLetterReason.HANDLER_ERROR, type(error).__name__)
-
-    def _send(self, record: Record, output: Encoded, progress: Progress) -> None:
-        offset = record.offset
-
-        def report(error: KafkaError | None) -> None:
-            if error is None:
-                progress.done(offset)
-                return
-            log.error("the broker refused a record of %d bytes for %s: %s", len(output.value), output.topic, error)
-            problem = Malformed(DeadLetterReason.OUTPUT_OVERSIZED, f"{output.topic}: {error.name()}")
-            if output.topic != DEAD_LETTER_TOPIC.name:
-                self._send(record, self.dead_letter(record, problem), progress)
-
-        self._outputs.send(output, report, wanted=lambda: not progress.closed)
+        return Malformed(DeadLetterReason.HANDLER_ERROR, type(failure).__name__)
 
     def dead_letter(self, record: Record, problem: Malformed) -> Encoded:
         """`record` as a dead letter, counted."""
@@ -129,3 +96,44 @@ class Mapper:
             died_at=datetime.now(UTC),
         )
         return encode(DEAD_LETTER_TOPIC, letter, source=f"omium/{self._worker}")
+
+
+class Mapper(Guard):
+    """An agent that answers each record of a topic with one record."""
+
+    def __init__(self, handler: Handler, outputs: Outputs, *, worker: str, fuse: Fuse | None = None) -> None:
+        super().__init__(worker=worker, fuse=fuse)
+        self._handler = handler
+        self._outputs = outputs
+
+    async def run(self, batch: Batch) -> None:
+        """Begin every record of `batch`; they are done when what they caused is delivered. Raises FuseBlown."""
+        progress = batch.progress
+        loop = asyncio.get_running_loop()
+        turn = loop.time() + _SLICE_S
+        for record in batch.records:
+            if progress.closed:
+                return
+            output = await self.attempt(self._handler, record)
+            if isinstance(output, Malformed):
+                output = self.dead_letter(record, output)
+            failpoints.hit("streams.before-send")
+            self._send(record, output, progress)
+            if loop.time() > turn:
+                await asyncio.sleep(0)
+                await self._outputs.room()
+                turn = loop.time() + _SLICE_S
+
+    def _send(self, record: Record, output: Encoded, progress: Progress) -> None:
+        offset = record.offset
+
+        def report(error: KafkaError | None) -> None:
+            if error is None:
+                failpoints.hit("streams.delivered")
+                progress.done(offset)
+            elif not progress.closed and output.topic != DEAD_LETTER_TOPIC.name:
+                log.error("the broker refused %d bytes for %s: %s", len(output.value), output.topic, error)
+                problem = Malformed(DeadLetterReason.OUTPUT_OVERSIZED, f"{output.topic}: {error.name()}")
+                self._send(record, self.dead_letter(record, problem), progress)
+
+        self._outputs.send(output, report, wanted=lambda: not progress.closed)

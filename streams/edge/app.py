@@ -34,6 +34,9 @@ class Topic(faust.Topic):
             self._queue = ThrowableQueue(maxsize=0, flow_control=self.app.flow_control, clear_on_resume=False)
         return self._queue
 
+    async def declare(self) -> None:
+        """Nothing: topics are created and verified before the worker starts."""
+
 
 class App(faust.App):
     """A Faust app on `streams.edge.transport`."""
@@ -56,7 +59,11 @@ class App(faust.App):
         async def agent(stream: Any) -> None:
             queue = stream.channel.queue
             while True:
-                batch: Batch = await queue.get()
+                try:
+                    batch: Batch = await queue.get()
+                except StopAsyncIteration:
+                    # How Faust ends a stream.
+                    return
                 if batch.progress.closed:
                     continue
                 try:

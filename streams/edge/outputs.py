@@ -27,7 +27,9 @@ again, so that a broker may be gone for longer."""
 _REJECTED: Final = frozenset({KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.INVALID_MSG, KafkaError.INVALID_RECORD})
 
 Report = Callable[[KafkaError | None], None]
-"""Called once: None where every in-sync replica has the record, else why the broker never will."""
+"""Called once: None where every in-sync replica has the record, else why it was given up."""
+Wanted = Callable[[], bool]
+"""Whether a record that was not delivered yet is to be sent again."""
 
 
 class OutputError(Exception):
@@ -44,9 +46,7 @@ class Outputs:
         self._loop = asyncio.get_running_loop()
         self.in_flight = 0
 
-    def send(
-        self, record: Encoded, report: Report, *, partition: int = -1, wanted: Callable[[], bool] | None = None
-    ) -> None:
+    def send(self, record: Encoded, report: Report, *, partition: int = -1, wanted: Wanted | None = None) -> None:
         """Hand `record` over; never blocks. While `wanted` (absent: always), a failed delivery is tried again."""
         self.in_flight += 1
         again = partial(self._delivered, record, report, partition, wanted)
@@ -61,8 +61,8 @@ class Outputs:
         if self._timer is None:
             self._timer = self._loop.call_later(_PUMP_S, self._pump)
 
-    async def deliver(self, record: Encoded, *, partition: int = -1) -> None:
-        """Send `record` and wait until the broker has it. Raises KafkaException where it never will."""
+    async def deliver(self, record: Encoded, *, partition: int = -1, wanted: Wanted | None = None) -> None:
+        """Send `record` and wait until the broker has it. Raises KafkaException where it was given up."""
         done: asyncio.Future[None] = self._loop.create_future()
 
         def report(error: KafkaError | None) -> None:
@@ -73,7 +73,7 @@ class Outputs:
             else:
                 done.set_exception(KafkaException(error))
 
-        self.send(record, report, partition=partition)
+        self.send(record, report, partition=partition, wanted=wanted)
         await done
 
     async def room(self) -> None:
@@ -103,17 +103,19 @@ class Outputs:
         if self.in_flight and self._timer is None:
             self._timer = self._loop.call_later(_PUMP_S, self._pump)
 
-    def _again(self, record: Encoded, report: Report, partition: int, wanted: Callable[[], bool] | None) -> None:
+    def _again(self, record: Encoded, report: Report, partition: int, wanted: Wanted | None) -> None:
         self.in_flight -= 1
         if wanted is None or wanted():
             self.send(record, report, partition=partition, wanted=wanted)
+        else:
+            report(KafkaError(KafkaError._MSG_TIMED_OUT))
 
     def _delivered(
         self,
         record: Encoded,
         report: Report,
         partition: int,
-        wanted: Callable[[], bool] | None,
+        wanted: Wanted | None,
         error: KafkaError | None,
         _message: object,
     ) -> None:

@@ -1,0 +1,138 @@
+"""Counts settled attempts in a windowed table, and publishes what the last seven days say."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Final
+
+from confluent_kafka import KafkaException
+
+from ops.runtime import failpoints
+from schemas.codec import Malformed, decode, encode
+from schemas.records import (
+    ConfidenceRow,
+    DeadLetterReason,
+    SettledAttempt,
+    Severity,
+    Strategy,
+    from_epoch_ms,
+)
+from schemas.topics import CONFIDENCE
+from streams.decide.rates import Rates
+from streams.edge.agent import Guard, Record
+from streams.edge.app import App
+from streams.edge.table import Key, Row, WindowedTable
+from streams.edge.transport import Batch
+from streams.learning.counts import KEPT_S, Count, hour_of, is_over, settle, total
+
+log = logging.getLogger(__name__)
+
+TABLE: Final = "attempts"
+PUBLISH_S: Final = 0.5
+"""Changes within this time become one record of a stratum."""
+
+
+def read(record: Record) -> SettledAttempt | Malformed:
+    """The handler of recovery.settled."""
+    decoded = decode(record.topic, record.value, record.headers)
+    if isinstance(decoded, Malformed):
+        return decoded
+    attempt = decoded.record
+    assert isinstance(attempt, SettledAttempt)
+    if record.key != attempt.key.encode():
+        # In another partition than its stratum's it would give the stratum a second writer.
+        return Malformed(DeadLetterReason.INVALID, "the message key is not its stratum")
+    return attempt
+
+
+class Learner(Guard):
+    """The agent of recovery.settled."""
+
+    def __init__(self, app: App, table: WindowedTable, rates: Callable[[], Rates], *, worker: str) -> None:
+        super().__init__(worker=worker)
+        self._app = app
+        self._table = table
+        self._rates = rates
+        self._source = f"omium/{worker}"
+        self._changed: set[tuple[int, str]] = set()
+        self._hour = -1
+
+    async def run(self, batch: Batch) -> None:
+        """Fold a batch, write the rows it changed, then acknowledge it."""
+        rows: dict[Key, Count] = {}
+        letters = []
+        now_s = time.time()
+        for record in batch.records:
+            attempt = await self.attempt(read, record)
+            if isinstance(attempt, Malformed):
+                letters.append(self.dead_letter(record, attempt))
+                continue
+            key = attempt.key, hour_of(record.timestamp)
+            counted = settle(rows.get(key) or _count(self._table.row(key)), attempt.status, record.offset)
+            if counted is not None and not is_over(key[1], now_s):
+                rows[key] = counted
+        progress = batch.progress
+        try:
+            await self._table.write(batch.partition, rows, wanted=lambda: not progress.closed)
+            for letter in letters:
+                await self._app.outputs.deliver(letter, wanted=lambda: not progress.closed)
+        except KafkaException:
+            # Given up with the partition: its next owner reads these records again.
+            if progress.closed:
+                return
+            raise
+        failpoints.hit("streams.counted")
+        self._changed.update((batch.partition, key) for key, _ in rows)
+        for record in batch.records:
+            progress.done(record.offset)
+
+    async def publish_forever(self) -> None:
+        """Publish what changed, until the app stops."""
+        while not self._app.should_stop:
+            await self._app.sleep(PUBLISH_S)
+            await self.publish(time.time())
+
+    async def publish(self, now_s: float) -> None:
+        """Send the rows of the confidence topic that are not as the counts say.
+
+        All are compared when partitions came to us (their last owner may have ended before it published) and when
+        an hour has passed (the oldest one is no longer counted).
+        """
+        hour = hour_of(int(now_s * 1000))
+        if self._table.restored.is_set() or hour != self._hour:
+            self._table.restored.clear()
+            self._hour = hour
+            held = {(partition, key) for partition, keys in self._table.keys_by_partition() for key in keys}
+            self._changed |= held
+            for partition, over in self._table.ended_before(now_s - KEPT_S).items():
+                if over and self._table.owns(partition):
+                    await self._table.drop(partition, over)
+        for partition, key in sorted(self._changed):
+            if self._table.owns(partition):
+                await self._publish(partition, key, now_s)
+            self._changed.discard((partition, key))
+
+    async def _publish(self, partition: int, key: str, now_s: float) -> None:
+        counts = {hour: count for hour, row in self._table.rows(key, partition).items() if (count := _count(row))}
+        samples, successes, oldest = total(counts, now_s)
+        subtype, severity, attempt_class, strategy = key.rsplit("|", 3)
+        row = ConfidenceRow(
+            subtype=subtype,
+            severity=Severity(severity),
+            attempt_class=attempt_class,
+            strategy=Strategy(strategy),
+            samples=samples,
+            successes=successes,
+            window_start=from_epoch_ms(oldest * 1000),
+            updated_at=datetime.fromtimestamp(now_s, UTC),
+        )
+        known = self._rates().rows.get(key)
+        if known is None or (known.samples, known.successes) != (samples, successes):
+            await self._app.outputs.deliver(encode(CONFIDENCE, row, source=self._source))
+
+
+def _count(row: Row | None) -> Count | None:
+    return None if row is None else (row[0], row[1], row[2])
