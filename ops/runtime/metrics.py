@@ -43,6 +43,9 @@ CONSUMER_LAG_SECONDS = Gauge(
 AUDIT_ROWS = Counter("omium_audit_rows_total", "Rows inserted into ClickHouse.", ["topic"])
 AUDIT_BATCH_AGE = Gauge("omium_audit_batch_age_seconds", "Age of the oldest record that is not yet in ClickHouse.")
 AUDIT_INSERT_DURATION = Histogram("omium_audit_insert_duration_seconds", "One insert of a batch.", buckets=_SECONDS)
+AUDIT_GAPS = Counter(
+    "omium_audit_gaps_total", "Times that retention took records of a partition before they were audited.", ["topic"]
+)
 TRANSACTION_DURATION = Histogram(
     "omium_transaction_duration_seconds", "One transaction of recover, begin to commit.", buckets=_SECONDS
 )
