@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, ParamSpec, Self, TypeVar, Unpack
+from typing import Any, Final, ParamSpec, Self, TypeVar, Unpack
 
 from omium import codec
 from omium.acceptor import Acceptor, FenceStore, MemoryFences
@@ -23,10 +23,8 @@ from omium.inbox import Inbox, Waiter
 from omium.outbox import Outbox
 from omium.records import Agent, Command
 from omium.run import Run
+from omium.serve import Handler, Service
 from omium.step import StepOptions, step
-
-if TYPE_CHECKING:
-    from omium.serve import Handler, Service
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -118,11 +116,14 @@ class Omium:
         """
         return step(self, name, options)
 
-    def serve(self, handler: Handler, **options: Any) -> Service:
-        """Follow commands that come later, or that answer other processes' failures: see `omium.serve.Service`."""
-        from omium.serve import Service
+    def serve(
+        self, handler: Handler, *, group: str | None = None, workers: int = 4, agent_id: str | None = None
+    ) -> Service:
+        """Follow commands that come later, or that answer other processes' failures, in threads of its own.
 
-        return Service(self, handler, **options)
+        `.join()` blocks. Give the client `fences=SqliteFences(path)` for this. See `omium.serve.Service`.
+        """
+        return Service(self, handler, group=group, workers=workers, agent_id=agent_id)
 
     @property
     def stats(self) -> Stats:
@@ -179,6 +180,10 @@ class Omium:
         """Nobody waits for the answer to this failure any more."""
         if (found := self._waiters.pop(failure_id, None)) is not None:
             self._inbox.forget(*found)
+
+    def awaited(self, key: str) -> bool:
+        """Whether somebody in this process waits right now for a command of this execution."""
+        return self._inbox.awaited(key)
 
     def finish(self, command: Command) -> None:
         """The matter of `command` is ended: later attempts of its recovery are refused."""

@@ -120,7 +120,7 @@ class Inbox:
             if not waiters:
                 self._waiters.pop(execution.encode(), None)
 
-    def expected(self, execution: str) -> bool:
+    def awaited(self, execution: str) -> bool:
         """Whether somebody in this process waits right now for commands of `execution`."""
         with self._lock:
             return any(waiter.active for waiter in self._waiters.get(execution.encode(), ()))

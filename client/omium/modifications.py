@@ -6,6 +6,7 @@ that the change was used: the outcome then tells truthfully whether all, some or
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import random
@@ -304,11 +305,7 @@ class Modifications:
 
     def _delays_s(self) -> Iterator[float]:
         retry = self._as("set_retry", Retry)
-        if retry is None:
-            # One call, at once.
-            yield 0.0
-            return
-        for delay_s in retry.delays_s():
+        for delay_s in retry.delays_s() if retry is not None else ():
             if time.monotonic() + delay_s > self.stop_at:
                 return
             yield delay_s
@@ -324,43 +321,39 @@ class Modifications:
 
         Without a command that asks for it: one call, at once. Raises what the last call raised.
         """
-        failure: BaseException | None = None
-        for delay_s in self._delays_s():
-            if delay_s:
-                sleep(delay_s)
-            if failure is not None or delay_s:
-                self.retry_count += 1
+        delays_s = self._delays_s()
+        delay_s = next(delays_s, None)
+        while delay_s is not None:
+            sleep(delay_s)
+            self.retry_count += 1
             try:
                 return call()
-            except on as error:
-                failure = error
-        return call() if failure is None else _raise(failure)
+            except on:
+                delay_s = next(delays_s, None)
+                if delay_s is None:
+                    raise
+        return call()
 
     async def retrying_async(
         self,
         call: Callable[[], Awaitable[T]],
         *,
         on: type[BaseException] | tuple[type[BaseException], ...] = Exception,
-        sleep: Callable[[float], Awaitable[Any]] | None = None,
+        sleep: Callable[[float], Awaitable[Any]] = asyncio.sleep,
     ) -> T:
         """As `retrying`, for a call that is awaited."""
-        import asyncio
-
-        failure: BaseException | None = None
-        for delay_s in self._delays_s():
-            if delay_s:
-                await (sleep or asyncio.sleep)(delay_s)
-            if failure is not None or delay_s:
-                self.retry_count += 1
+        delays_s = self._delays_s()
+        delay_s = next(delays_s, None)
+        while delay_s is not None:
+            await sleep(delay_s)
+            self.retry_count += 1
             try:
                 return await call()
-            except on as error:
-                failure = error
-        return await call() if failure is None else _raise(failure)
-
-
-def _raise(error: BaseException) -> Any:
-    raise error
+            except on:
+                delay_s = next(delays_s, None)
+                if delay_s is None:
+                    raise
+        return await call()
 
 
 NONE: Final = Modifications()

@@ -6,6 +6,8 @@ import contextvars
 import logging
 import time
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self, Unpack
@@ -14,6 +16,7 @@ from pydantic import TypeAdapter
 
 from omium import codec
 from omium.evidence import FREE_FORM_BYTES, TEXT_BYTES, checkpoint, clean, failure_fields, json_text
+from omium.modifications import Modifications, using
 from omium.records import Applied, Checkpoint, Command, Evidence, Id, Outcome
 
 if TYPE_CHECKING:
@@ -146,6 +149,28 @@ class Run:
         """As `wait`, without blocking the event loop."""
         return await self._client.wait_async(self.key, failure_id, timeout_s)
 
+    def failed_again(self, command: Command, error: BaseException, **evidence: Unpack[Evidence]) -> str:
+        """The resumed run failed again. Returns the failure to `wait` for: another attempt may be commanded.
+
+        Where it failed before anything of the command took effect, that says nothing about the strategy,
+        and is told as not applied; otherwise it is reported as a new failure of this attempt.
+        """
+        modifications = command.modifications
+        if len(modifications) and modifications.applied == "none":
+            self.not_applied(command, f"failed before anything took effect: {type(error).__qualname__}")
+            return command.failure_id
+        return self.report(error, resumed_by=command, **evidence)
+
+    @contextmanager
+    def resumed(self, command: Command) -> Iterator[Modifications]:
+        """Inside, this is the current run, resumed by `command`, and `omium.current()` are its modifications."""
+        token = _command.set(command)
+        try:
+            with self, using(command.modifications) as modifications:
+                yield modifications
+        finally:
+            _command.reset(token)
+
     def succeeded(
         self,
         command: Command,
@@ -227,7 +252,14 @@ def _outcome(command: Command, outcome: Outcome) -> dict[str, Any]:
 
 _current: contextvars.ContextVar[Run | None] = contextvars.ContextVar("omium_run", default=None)
 
+_command: contextvars.ContextVar[Command | None] = contextvars.ContextVar("omium_command", default=None)
+
 
 def current_run() -> Run | None:
     """The run that the code here belongs to, or None."""
     return _current.get()
+
+
+def current_command() -> Command | None:
+    """The command by which the run that the code here belongs to was resumed, or None."""
+    return _command.get()

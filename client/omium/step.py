@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal, ParamSpec, TypedDict, TypeVar, Unpack
 
 from omium.constraints import violations
-from omium.modifications import Modifications, using
+from omium.modifications import Modifications, current, using
 from omium.records import Checkpoint, Command, Evidence
-from omium.run import Run, current_run
+from omium.run import Run, current_command, current_run
 
 if TYPE_CHECKING:
     from omium.client import Omium
@@ -178,10 +178,12 @@ class _Step:
         Raises the step's own exception, that of the last attempt.
         """
         run = self._run(args, kwargs)
+        # Inside a handler of `serve` the step's first run is already part of an attempt.
+        resumed = current_command()
         command: Command | None = None
         failure_id = ""
         for attempts_left in reversed(range(_MOST_ATTEMPTS)):
-            modifications = command.modifications if command else Modifications()
+            modifications = command.modifications if command else current()
             call = _Call(modifications, args, self._with(kwargs, modifications), Evidence())
             answer = yield call
             error: BaseException | None = answer.error if isinstance(answer, _Raised) else self._violation(answer)
@@ -191,12 +193,11 @@ class _Step:
                 return answer
             if passes(error):
                 raise error
-            if command is not None and modifications.applied == "none" and len(modifications):
-                # It failed before anything was changed: that says nothing about the strategy.
-                run.not_applied(command, f"failed before it took effect: {type(error).__name__}")
+            evidence = self._evidence(run, error, call, answer)
+            if command is not None:
+                failure_id = run.failed_again(command, error, **evidence)
             else:
-                evidence = self._evidence(run, error, call, answer)
-                failure_id = run.report(error, resumed_by=command, **evidence)
+                failure_id = run.report(error, resumed_by=resumed, **evidence)
             command = (yield _Wait(run, failure_id, self.options.get("wait_s"))) if attempts_left else None
             if command is None:
                 break
