@@ -122,25 +122,27 @@ class Catalogue(_Table):
     models: dict[str, Model]
     rubrics: tuple[Rubric, ...]
     fallbacks: dict[str, tuple[_Name, ...]]
+    ask_human: dict[str, Annotated[str, Field(max_length=500)]]
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         faults = [*self._model_faults(), *self._ladder_faults()]
-        if "default" not in self.value_usd:
-            faults.append("value_usd.default: missing")
+        faults += [f"{table}.default: missing" for table in ("value_usd", "ask_human") if not self._has_default(table)]
         if faults:
             raise ValueError("; ".join(faults))
         return self
+
+    def _has_default(self, table: str) -> bool:
+        return "default" in getattr(self, table)
 
     def _model_faults(self) -> list[str]:
         faults = []
         for model in self.models.values():
             for direction in ("upgrade", "faster", "larger"):
                 seen, name = {model.name}, getattr(model, direction)
-                while name is not None:
-                    if name not in self.models:
-                        faults.append(f"models.{model.name}.{direction}: there is no model {name!r}")
-                        break
+                if name is not None and name not in self.models:
+                    faults.append(f"models.{model.name}.{direction}: there is no model {name!r}")
+                while name in self.models:
                     if name in seen:
                         faults.append(f"models.{model.name}.{direction}: runs in a circle through {name!r}")
                         break
@@ -188,6 +190,10 @@ class Catalogue(_Table):
         words = set(re.findall(r"\w+", task.lower()))
         return next((r for r in self.rubrics if all(w.lower() in words for w in r.words)), None)
 
+    def question(self, subtype: str) -> str:
+        """What a person is asked to do about it."""
+        return self.ask_human.get(subtype, self.ask_human["default"])
+
     def value_microusd(self, category: Category, subtype: str) -> int:
         """What recovering such a run is worth."""
         value = self.value_usd.get(f"{category}.{subtype}")
@@ -197,7 +203,7 @@ class Catalogue(_Table):
 
 
 _SHIPPED: Final = files("streams.decide") / "catalogue.toml"
-_MERGED_TABLES: Final = ("limits", "value_usd", "strategies", "models", "fallbacks")
+_MERGED_TABLES: Final = ("limits", "value_usd", "strategies", "models", "fallbacks", "ask_human")
 
 
 def parse(text: str, *, over: str | None = None) -> Catalogue:

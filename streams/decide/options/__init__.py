@@ -52,7 +52,7 @@ def options(
     why_not = forbids_repeat(context)
     proposals = () if why_not else tuple(_proposals(context))
     ranked = rank(proposals, classification.subtype, rates, now)
-    return (*ranked, _ask_human(context, why_not, bool(proposals)))
+    return (*ranked, _person(catalogue, classification.subtype, why_not))
 
 
 def _proposals(context: Context) -> Iterator[Proposal]:
@@ -83,14 +83,14 @@ def _proposal(context: Context, strategy: Strategy, confidence: float, remedy: R
     )
 
 
-def _ask_human(context: Context, why_not: str | None, others: bool) -> Option:
-    table = context.catalogue.strategies[Strategy.ASK_HUMAN]
-    why = why_not or ("A person decides where nothing else helped." if others else "Only a person can help here.")
+def _person(catalogue: Catalogue, subtype: str, why_not: str | None) -> Option:
+    """The last rung. Its confidence is 0 so that it ranks last: a person is asked where nothing else is left."""
+    table, question = catalogue.strategies[Strategy.ASK_HUMAN], catalogue.question(subtype)
     return Option(
         strategy=Strategy.ASK_HUMAN,
         confidence=0.0,
         prior=0.0,
         cost_microusd=table.cost_microusd,
         latency_s=table.latency_s,
-        why=why,
+        why=f"{why_not} {question}" if why_not else question,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
 from typing import Any, Final
 
 from schemas.records import Strategy, parse_json_text
@@ -11,9 +11,16 @@ from streams.decide.options.quoting import clean, identifier, listed, name, quot
 
 _MAX_FACTS: Final = 30
 _STEP_FACTOR: Final = 2
-_PROBLEMS: Final[Mapping[str, str]] = {
-    "invalid_history": "The message history is not valid for the model's API: drop or complete the messages at fault.",
-}
+_UNSEEN_FACTOR: Final = 0.75
+"""Of break_loop's confidence, where a limit was reached but no call was seen to repeat."""
+_INVALID_HISTORY: Final = (
+    "The message history is not valid for the model's API: drop or complete the messages at fault."
+)
+_STEPS_SAID: Final = re.compile(
+    r"(?:recursion|turns?|steps?|iterations?|run|calls?)\b[ a-z]{0,16}[ (:=]{0,3}(?:\d{1,6}/)?(\d{1,6})\b",
+    re.ASCII | re.IGNORECASE,
+)
+"""`Recursion limit of 25`, `Max turns (10) exceeded`, `run limit (5/5)`."""
 
 
 def correct_context(context: Context) -> Remedy | None:
@@ -88,12 +95,12 @@ def _task(context: Context) -> str:
 def break_loop(context: Context) -> Remedy | None:
     """Forbid the call that repeats, and ask for another way."""
     tool, fingerprint = context.tool, context.detail("call_fingerprint")
-    if fingerprint is None and context.event.calls:
-        fingerprint = context.event.calls[-1].call_fingerprint
-        tool = tool or context.event.calls[-1].tool
     what = f"the same call of {name(tool)}" if tool else "the same step"
+    seen = fingerprint is not None
     text = with_note(
-        f"You have repeated {what} without progress. Never repeat it with the same arguments.",
+        f"You have repeated {what} without progress. Never repeat it with the same arguments."
+        if seen
+        else "You have reached the limit of steps without an answer. Never repeat a step that brought nothing new.",
         "Use what you already have, or take another way. If there is none, output 'UNABLE_TO_COMPLETE' instead.",
     )
     parameters: dict[str, Any] = {"text": text}
@@ -101,16 +108,15 @@ def break_loop(context: Context) -> Remedy | None:
         parameters["tool"] = identifier(tool)
     if fingerprint:
         parameters["call_fingerprint"] = identifier(fingerprint)
+    if not seen:
+        return Remedy(dumps(parameters), "Runs that reach their limit of steps often go in circles.", _UNSEEN_FACTOR)
     return Remedy(dumps(parameters), "A repeat that changes nothing repeats its result.")
 
 
 def extend_step_limit(context: Context) -> Remedy | None:
     """Twice the steps, where the limit was reached without a call that repeats."""
-    metrics = context.event.metrics
-    limit = metrics.step_limit if metrics is not None else None
-    if metrics is None or not limit or context.detail("call_fingerprint") is not None:
-        return None
-    if metrics.steps is not None and metrics.steps < limit:
+    limit = _step_limit(context)
+    if limit is None or context.detail("call_fingerprint") is not None:
         return None
     extended = min(limit * _STEP_FACTOR, context.catalogue.limits.max_step_limit)
     if extended <= limit:
@@ -118,10 +124,18 @@ def extend_step_limit(context: Context) -> Remedy | None:
     return Remedy(dumps({"step_limit": extended}), f"{limit} steps were not enough, and no call repeats.")
 
 
+def _step_limit(context: Context) -> int | None:
+    """The limit that the run reached: by its metrics, else as the error's message says."""
+    metrics, error = context.event.metrics, context.event.error
+    if metrics is not None and metrics.step_limit:
+        return metrics.step_limit if metrics.steps is None or metrics.steps >= metrics.step_limit else None
+    said = _STEPS_SAID.search(error.message[:2048]) if error is not None and error.message else None
+    return int(said.group(1)) or None if said else None
+
+
 def repair_history(_: Context) -> Remedy | None:
     """Have the runtime mend the messages that make the history invalid."""
-    problem = _PROBLEMS["invalid_history"]
-    return Remedy(dumps({"problem": problem}), "The history is refused as long as it stays as it is.")
+    return Remedy(dumps({"problem": _INVALID_HISTORY}), "The history is refused as long as it stays as it is.")
 
 
 GENERATORS: Final[dict[Strategy, Generator]] = {

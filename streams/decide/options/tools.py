@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Any, Final
+from collections.abc import Mapping
+from typing import Final
 
-from schemas.records import Strategy
+from schemas.records import Category, Strategy
 from streams.decide.options.context import Context, Generator, Remedy, dumps
+from streams.decide.options.durations import timeout_said_s
 from streams.decide.options.quoting import identifier, name, quoted, with_note
-from streams.decide.options.waiting import asked_wait_s, forbids_retry
+from streams.decide.options.waiting import Asked, asked
 
 BACKOFF: Final = {"max_attempts": 5, "base_delay_s": 1.0, "multiplier": 2.0, "max_delay_s": 60.0, "jitter": 0.2}
 """Published: 5 attempts after 1, 2, 4, 8 and 16 s; the jitter keeps a fleet from coming back at once."""
+ONCE: Final = {**BACKOFF, "max_attempts": 1}
 _PUBLISHED_TIMEOUT_S: Final = 60.0
 _TIMEOUT_FACTOR: Final = 2.0
 """Published: 30 s -> 60 s."""
@@ -25,34 +28,21 @@ _REGISTERED: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._:@+-]{0,127}", re.ASCI
 
 def exponential_backoff(context: Context) -> Remedy | None:
     """Repeat the call, first after the time that the service asked for; not where that is too long to sit out."""
-    if forbids_retry(context.event):
+    wait_s = _wait_s(context)
+    if wait_s is None:
         return None
-    asked = _asked_wait_s(context)
-    cap = context.catalogue.limits.retry_after_cap_s
-    if asked is not None and asked > cap:
-        return None
-    parameters: dict[str, Any] = {**BACKOFF, "initial_delay_s": asked or 0.0}
-    if (sdk_retries := _own_retries(context)) is not None:
-        parameters["sdk_retries"] = sdk_retries
-    extra_s = context.catalogue.strategies[Strategy.EXPONENTIAL_BACKOFF].latency_s
-    if asked:
-        return Remedy(
-            dumps(parameters), f"The service asked to wait {asked:.4g} s.", 1.0, 0, asked + BACKOFF["base_delay_s"]
-        )
-    return Remedy(dumps(parameters), "The failure passes by itself; each wait doubles.", 1.0, 0, extra_s)
+    if not wait_s:
+        return Remedy(_repeat(context, BACKOFF, 0.0), "Such a failure mostly passes by itself; each wait doubles.")
+    why = f"The service asked to wait {wait_s:.4g} s."
+    return Remedy(_repeat(context, BACKOFF, wait_s), why, latency_s=wait_s + BACKOFF["base_delay_s"])
 
 
 def retry_once(context: Context) -> Remedy | None:
     """One more try, in case it was chance."""
-    if forbids_retry(context.event):
+    wait_s = _wait_s(context)
+    if wait_s is None:
         return None
-    asked = _asked_wait_s(context)
-    if asked is not None and asked > context.catalogue.limits.retry_after_cap_s:
-        return None
-    parameters: dict[str, Any] = {**BACKOFF, "max_attempts": 1, "initial_delay_s": asked or 0.0}
-    if (sdk_retries := _own_retries(context)) is not None:
-        parameters["sdk_retries"] = sdk_retries
-    return Remedy(dumps(parameters), "One repeat tells chance from a lasting fault.")
+    return Remedy(_repeat(context, ONCE, wait_s), "One repeat tells chance from a lasting fault.")
 
 
 def async_execution(context: Context) -> Remedy | None:
@@ -60,7 +50,7 @@ def async_execution(context: Context) -> Remedy | None:
     response = context.event.tool_response
     if response is None or not response.supports_async:
         return None
-    wait = context.timeout_s
+    wait = _allowed_s(context)
     expected = POLL_INTERVAL_S * max(1, math.ceil(_TIMEOUT_FACTOR * wait / POLL_INTERVAL_S)) if wait else None
     return Remedy(
         dumps({"poll_interval_s": POLL_INTERVAL_S, "max_polls": MAX_POLLS}),
@@ -71,9 +61,7 @@ def async_execution(context: Context) -> Remedy | None:
 
 def increase_timeout(context: Context) -> Remedy | None:
     """Twice the time that was too short, or half as much again as was observed, whichever is longer."""
-    before = context.timeout_s
-    metrics = context.event.metrics
-    observed = metrics.duration_s if metrics is not None else None
+    before, observed = _allowed_s(context), _observed_s(context)
     if before is None and not observed:
         after = _PUBLISHED_TIMEOUT_S
     else:
@@ -83,6 +71,20 @@ def increase_timeout(context: Context) -> Remedy | None:
         return None
     why = f"{before:g} s were too short." if before else "The time allowed was too short."
     return Remedy(dumps({"timeout_s": float(after)}), why, latency_s=((before or after / 2) + after) / 2)
+
+
+def _allowed_s(context: Context) -> float | None:
+    """The time that was too short. A call's message says its own; the runtime's limit may be the whole run's."""
+    said = _message(context) if context.verdict.category is Category.TOOL_FAILURE else None
+    return (timeout_said_s(said) if said else None) or context.timeout_s
+
+
+def _observed_s(context: Context) -> float | None:
+    """How long it took, where that is the time of what timed out and not of the run around it."""
+    metrics, said = context.event.metrics, _message(context)
+    if metrics is None or (context.verdict.category is Category.TOOL_FAILURE and said and timeout_said_s(said)):
+        return None
+    return metrics.duration_s
 
 
 def refresh_credentials(context: Context) -> Remedy | None:
@@ -129,18 +131,22 @@ def rephrase_request(_: Context) -> Remedy | None:
     return Remedy(dumps({"text": text}), "The words were declined, perhaps not the task.")
 
 
-def _asked_wait_s(context: Context) -> float | None:
-    if "asked_wait_s" not in context.memo:
-        known = context.amount("retry_after_s")
-        context.memo["asked_wait_s"] = known if known is not None else asked_wait_s(context.event, context.now)
-    value: float | None = context.memo["asked_wait_s"]
-    return value
+def _wait_s(context: Context) -> float | None:
+    """Seconds to wait before a repeat; None: longer than is sat out, or the service wants no repeat."""
+    said: Asked | None = context.memo.get("asked")
+    if said is None:
+        said = context.memo["asked"] = asked(context.event, context.now)
+    wait_s = said.wait_s if said.wait_s is not None else context.amount("retry_after_s") or 0.0
+    return None if said.never or wait_s > context.catalogue.limits.retry_after_cap_s else wait_s
 
 
-def _own_retries(context: Context) -> int | None:
-    """0 where the runtime's SDK retries too: stacked owners multiply the calls."""
+def _repeat(context: Context, how: Mapping[str, float], wait_s: float) -> str:
+    parameters = {**how, "initial_delay_s": wait_s}
     execution = context.event.execution
-    return 0 if execution is not None and execution.sdk_retries else None
+    if execution is not None and execution.sdk_retries:
+        # Stacked owners of retries multiply the calls: the SDK's own are switched off.
+        parameters["sdk_retries"] = 0
+    return dumps(parameters)
 
 
 def _fallbacks(context: Context) -> list[str]:

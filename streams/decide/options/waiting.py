@@ -4,27 +4,22 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Final
+from typing import Final, NamedTuple
 
 from schemas.records import FailureEvent
+from streams.decide.options.durations import NUMBER, UNIT, compact_duration_s, leading_duration_s, unit_s
 
 _MAX_TEXT: Final = 4096
-_SECONDS: Final = {"ms": 0.001, "m": 60.0, "s": 1.0, "h": 3600.0, "d": 86400.0}
-_UNIT: Final = r"(?:milliseconds?|msecs?|ms|seconds?|secs?|s|minutes?|mins?|m|hours?|hrs?|h|days?|d)"
-_NUMBER: Final = r"\d{1,12}(?:\.\d{1,9})?"
-_DURATION: Final = re.compile(rf"({_NUMBER})\s?({_UNIT})(?![a-z])", re.ASCII | re.IGNORECASE)
-"""One part of `6m0s`, `1h 2 minutes`, `174ms`."""
-_COMPACT: Final = re.compile(r"(\d{1,12}(?:\.\d{1,9})?)(ms|s|m|h|d)", re.ASCII)
 _ASKED: Final = re.compile(
-    rf"(?:again|retry|retrying|wait|available|resets?)\b[a-z' ]{{0,20}}:?\s?({_NUMBER}\s?{_UNIT}(?![a-z]).{{0,40}})",
+    rf"(?:again|retry|retrying|wait|available|resets?)\b[a-z' ]{{0,20}}:?\s?({NUMBER}\s?{UNIT}(?![a-z]).{{0,40}})",
     re.ASCII | re.IGNORECASE,
 )
 """`try again in 174ms`, `Please wait 20 seconds`, `resets in 3 hours`."""
 _FIELD: Final = re.compile(
-    rf"retry[-_ ]?(?:after|delay)([-_]?ms)?[\"']?\s?[:=]?\s?[\"']?({_NUMBER})\s?({_UNIT}(?![a-z]))?",
+    rf"retry[-_ ]?(?:after|delay)([-_]?ms)?[\"']?\s?[:=]?\s?[\"']?({NUMBER})\s?({UNIT}(?![a-z]))?",
     re.ASCII | re.IGNORECASE,
 )
 """`retry_after: 1.5`, `"retryDelay": "34s"` (Gemini's RetryInfo), `Retry-After: 20`, `retry_after_ms=200`."""
@@ -32,38 +27,39 @@ _EPOCH_FROM_S: Final = 1e9
 """A reset above this is a time since 1970 (2001 and later), below it a number of seconds from now."""
 
 
-def asked_wait_s(event: FailureEvent, now: datetime | None = None) -> float | None:
-    """Seconds the service asked us to wait, or None where it said nothing.
+Reference = Callable[[], datetime | None]
+
+
+class Asked(NamedTuple):
+    """What the service said about a repeat."""
+
+    wait_s: float | None
+    """Seconds to wait first; None: it said nothing."""
+    never: bool = False
+    """`x-should-retry: false`: a repeat will not help."""
+
+
+def asked(event: FailureEvent, now: datetime | None = None) -> Asked:
+    """What the service said about when to repeat.
 
     Headers speak before the body, the body before messages. A date is counted from the response's own
     Date header, else from when the failure occurred, else from `now`.
     """
-    response = event.tool_response
+    response, never = event.tool_response, False
     if response is not None and response.headers:
         headers = {key.lower(): value for key, value in response.headers.items()}
-        wait = _from_headers(headers, _reference(headers, event, now))
+        never = headers.get("x-should-retry", "").strip().lower() == "false"
+        wait = _from_headers(headers, lambda: _date(headers.get("date", "")) or event.occurred_at or now)
         if wait is not None:
-            return wait
+            return Asked(wait, never)
     for text in _texts(event):
         wait = _from_text(text)
         if wait is not None:
-            return wait
-    return None
+            return Asked(wait, never)
+    return Asked(None, never)
 
 
-def forbids_retry(event: FailureEvent) -> bool:
-    """True where the service said itself that a retry will not help (`x-should-retry: false`)."""
-    response = event.tool_response
-    return response is not None and any(
-        key.lower() == "x-should-retry" and value.strip().lower() == "false" for key, value in response.headers.items()
-    )
-
-
-def _reference(headers: Mapping[str, str], event: FailureEvent, now: datetime | None) -> datetime | None:
-    return _date(headers.get("date", "")) or event.occurred_at or now
-
-
-def _from_headers(headers: Mapping[str, str], reference: datetime | None) -> float | None:
+def _from_headers(headers: Mapping[str, str], reference: Reference) -> float | None:
     milliseconds = _float(headers.get("retry-after-ms") or headers.get("x-ms-retry-after-ms"))
     if milliseconds is not None:
         return milliseconds / 1000
@@ -72,7 +68,7 @@ def _from_headers(headers: Mapping[str, str], reference: datetime | None) -> flo
     return _from_resets(headers, reference)
 
 
-def _from_resets(headers: Mapping[str, str], reference: datetime | None) -> float | None:
+def _from_resets(headers: Mapping[str, str], reference: Reference) -> float | None:
     """The longest reset among the limits that are used up; among all where no header says what remains."""
     used_up: list[float] = []
     unsaid: list[float] = []
@@ -90,24 +86,22 @@ def _from_resets(headers: Mapping[str, str], reference: datetime | None) -> floa
     return max(used_up or unsaid, default=None)
 
 
-def _moment(text: str, reference: datetime | None) -> float | None:
-    """Seconds from `reference` to what `text` says: seconds, `6m0s`, time since 1970, HTTP date or ISO 8601."""
+def _moment(text: str, reference: Reference) -> float | None:
+    """Seconds from the reference to what `text` says: seconds, `6m0s`, time since 1970, HTTP date or ISO 8601."""
     text = text.strip()[:64]
     number = _float(text)
     if number is not None:
         if number < _EPOCH_FROM_S:
             return number
-        if reference is None:
-            return None
         if number > _EPOCH_FROM_S * 1000:
             number /= 1000
-        return max(0.0, number - reference.timestamp())
-    if text[:1].isdigit() and (parts := _COMPACT.findall(text)) and "".join(a + b for a, b in parts) == text:
-        return sum(float(amount) * _SECONDS[unit] for amount, unit in parts)
+        since = reference()
+        return None if since is None else max(0.0, number - since.timestamp())
+    if (wait := compact_duration_s(text)) is not None:
+        return wait
     moment = _date(text)
-    if moment is None or reference is None:
-        return None
-    return max(0.0, (moment - reference).total_seconds())
+    since = reference() if moment is not None else None
+    return None if moment is None or since is None else max(0.0, (moment - since).total_seconds())
 
 
 def _date(text: str) -> datetime | None:
@@ -148,26 +142,7 @@ def _from_text(text: str) -> float | None:
         return None
     if match := _FIELD.search(lowered):
         milliseconds, amount, unit = match.groups()
-        return float(amount) * (0.001 if milliseconds else _seconds(unit or "s"))
+        return float(amount) * (0.001 if milliseconds else unit_s(unit or "s"))
     if match := _ASKED.search(lowered):
-        return _leading_duration(match.group(1))
+        return leading_duration_s(match.group(1))
     return None
-
-
-def _leading_duration(text: str) -> float:
-    """The sum of the parts that stand together at the start: `1 minute and 30 seconds.` is 90."""
-    total, position = 0.0, 0
-    for match in _DURATION.finditer(text):
-        if text[position : match.start()].strip(" ,") not in {"", "and"}:
-            break
-        total += float(match.group(1)) * _seconds(match.group(2))
-        position = match.end()
-    return total
-
-
-def _seconds(unit: str) -> float:
-    """Of any spelling of a unit."""
-    unit = unit.lower()
-    if unit.startswith(("ms", "milli")):
-        return _SECONDS["ms"]
-    return _SECONDS[unit[0]]
