@@ -1,0 +1,71 @@
+# `make demo` shows it, `make test` proves it. Needs Python 3.11, Java 17 and Maven; brings the rest into .venv and .cache.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+UV = $(BIN)/uv
+LOCK = $(UV) pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header $(UPGRADE)
+# Two cores: one broker for each worker, and whole files, so that a module's broker starts once.
+PYTEST ?= $(BIN)/pytest -n 2 --dist loadfile
+
+.PHONY: setup demo up test lint fix types bench lock check-unlocked jars clean
+
+setup: $(READY) jars
+
+$(READY): pyproject.toml client/pyproject.toml requirements/bootstrap.txt requirements/dev.txt
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed: make PYTHON=..." if sys.version_info < (3, 11) else 0)'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements/bootstrap.txt
+	@$(UV) pip install -q --python $(BIN)/python --require-hashes -r requirements/dev.txt
+	@# The build backend is in the lock as well: an isolated build would fetch whatever is newest.
+	@$(UV) pip install -q --python $(BIN)/python --no-deps --no-build-isolation -e . -e client
+	@touch $@
+
+# Without Java or Maven the demo still runs, on a broker that keeps nothing; it says so.
+jars: $(READY)
+	@-$(BIN)/python -m ops.broker jars
+
+demo: setup
+	@$(BIN)/omium-recovery demo
+
+up: setup
+	@$(BIN)/omium-recovery up
+
+test: setup lint
+	@$(PYTEST)
+
+lint: $(READY)
+	@$(BIN)/ruff check -q
+	@$(BIN)/ruff format -q --check
+	@$(BIN)/mypy --no-error-summary
+	@said=$$($(BIN)/lint-imports 2>&1) || { echo "$$said"; exit 1; }
+	@$(BIN)/python -m schemas.generate --check
+	@$(BIN)/yamllint -s docker-compose.yml ops
+
+fix: $(READY)
+	@$(BIN)/ruff check -q --fix
+	@$(BIN)/ruff format -q
+
+bench: setup
+	@$(BIN)/python -m ops.bench
+
+# Newest versions: make lock UPGRADE=--upgrade
+lock: $(READY)
+	@echo uv | $(LOCK) --no-annotate - -o requirements/bootstrap.txt
+	@$(LOCK) --extra embedded --group dev pyproject.toml -o requirements/dev.txt
+	@$(LOCK) pyproject.toml -o requirements/runtime.txt
+
+# The newest versions that pyproject.toml allows, as a user without our lock gets them.
+check-unlocked: $(READY)
+	@rm -rf .venv-unlocked
+	@$(UV) venv -q --python $(BIN)/python .venv-unlocked
+	@$(UV) pip install -q --python .venv-unlocked/bin/python . ./client
+	@.venv-unlocked/bin/omium-recovery --help > /dev/null
+	@echo '{"tenant_id":"t","execution_id":"e","error":{"message":"HTTP 429"}}' \
+		| .venv-unlocked/bin/omium-recovery classify | grep -q '"subtype":"rate_limit"'
+	@.venv-unlocked/bin/python -c 'import omium'
+	@rm -rf .venv-unlocked
+
+clean:
+	@rm -rf $(VENV) .venv-unlocked .cache .demo .mypy_cache .ruff_cache .hypothesis .import_linter_cache
