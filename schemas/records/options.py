@@ -156,6 +156,8 @@ class RecoveryOptions(Event):
     checkpoint: Checkpoint | None = None
     call_fingerprint: str | None = None
     options: Many[Option] = ()
+    value_microusd: MicroUsd = 0
+    """What recovering this run is worth: an option whose cost exceeds confidence x value does not pay. 0: not said."""
     rules_version: str
     catalogue_version: str
     confidence_snapshot: str = ""

@@ -35,6 +35,7 @@ def decide(
         checkpoint=event.checkpoint,
         call_fingerprint=response.call_fingerprint if response is not None else None,
         options=options(event, verdict, catalogue, rates, now=now),
+        value_microusd=catalogue.value_microusd(verdict.category, verdict.subtype),
         rules_version=rules.version,
         catalogue_version=catalogue.version,
         confidence_snapshot=rates.snapshot,
