@@ -1,0 +1,175 @@
+"""Broker, topics, workers and an embedded ClickHouse on this machine, in one folder. What dies is started again."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import socket
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Final, Self
+
+from confluent_kafka import Producer
+
+from cli.demo.processes import Keeper
+from ops.broker import Broker
+from ops.runtime import topics
+from ops.runtime.settings import Settings
+from schemas.topics import TOPICS
+
+WORKERS: Final = ("streams", "recover", "audit")
+_READY_S: Final = 120.0
+_MARKER: Final = ".omium-stack"
+
+
+class StackError(Exception):
+    """The stack cannot run; the message says what to do about it."""
+
+
+def lacking() -> str | None:
+    """What a real broker needs and this machine lacks, or None."""
+    home = os.environ.get("JAVA_HOME")
+    if not (shutil.which("java") or (home and shutil.which("java", path=f"{home}/bin"))):
+        return "Java"
+    return None if shutil.which("mvn") else "Maven"
+
+
+class Stack:
+    """All of it, from `start` to `stop`. A context manager that does both.
+
+    The folder holds the broker's data, ClickHouse's data and a log of each process; a later stack on it
+    goes on where this one ended. With `in_memory`, librdkafka's in-process broker takes the place of a
+    real one: nothing is kept, and nothing is guaranteed.
+    """
+
+    def __init__(self, folder: Path, *, in_memory: bool = False, fresh: bool = False, port: int | None = None) -> None:
+        """With `fresh`, what an earlier stack left in the folder is deleted. Raises StackError where one runs there."""
+        self.folder = folder.absolute()
+        self.in_memory = in_memory
+        self._lock = _own(self.folder, fresh=fresh)
+        self._port = port
+        self._broker: Broker | None = None
+        self._mock: Producer | None = None
+        self._keeper = Keeper()
+        self._ports: dict[str, int] = {}
+        self.settings = Settings(clickhouse=f"chdb://{self.folder}/clickhouse")
+
+    def __enter__(self) -> Self:
+        try:
+            return self.start()
+        except BaseException:
+            self.stop()
+            raise
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def start(self, progress: Callable[[str], None] = lambda _: None) -> Self:
+        """Start everything and return when each worker is ready. `progress` is told what is being waited for."""
+        progress("broker")
+        bootstrap = self._start_mock() if self.in_memory else self._start_broker()
+        self.settings = self.settings.model_copy(update={"bootstrap": bootstrap})
+        if not self.in_memory:
+            progress("topics")
+            topics.create(self.settings)
+        self._keeper.__enter__()
+        for name in WORKERS:
+            self._start_worker(name)
+        for name in WORKERS:
+            progress(f"worker {name}")
+            self._await_ready(name)
+        return self
+
+    def stop(self) -> None:
+        """End everything, the broker last. The folder stays."""
+        self._keeper.close()
+        if self._broker is not None:
+            self._broker.close()
+        self._mock = None
+        self._lock.close()
+
+    def pid(self, worker: str) -> int | None:
+        """Process id of a worker, for those who want to kill it; None while it does not run."""
+        return self._keeper.children[worker].pid
+
+    @property
+    def restarts(self) -> int:
+        """How often a worker was started again."""
+        return self._keeper.restarts
+
+    def metrics_url(self, worker: str) -> str:
+        """Where a worker serves /metrics, /healthz and /readyz."""
+        return f"http://127.0.0.1:{self._ports[worker]}/metrics"
+
+    def ready(self, worker: str) -> bool:
+        """Whether the worker says that it does its work."""
+        try:
+            url = f"http://127.0.0.1:{self._ports[worker]}/readyz"
+            with urllib.request.urlopen(url, timeout=2) as answer:
+                return bool(answer.status == 200)
+        except (OSError, urllib.error.URLError):
+            return False
+
+    def environment(self) -> dict[str, str]:
+        """Settings of this stack, as environment of a child."""
+        return {"OMIUM_BOOTSTRAP": self.settings.bootstrap, "OMIUM_CLICKHOUSE": self.settings.clickhouse}
+
+    def _start_broker(self) -> str:
+        self._broker = Broker(data_dir=self.folder / "kafka", port=self._port)
+        self._broker.start()
+        return self._broker.bootstrap
+
+    def _start_mock(self) -> str:
+        self._mock = Producer({"test.mock.num.brokers": 1, "log_level": 0})
+        # It makes a topic, with four partitions, when somebody asks for it.
+        found = [self._mock.list_topics(topic.name, timeout=10) for topic in TOPICS]
+        return ",".join(f"{broker.host}:{broker.port}" for broker in found[0].brokers.values())
+
+    def _start_worker(self, name: str) -> None:
+        self._ports[name] = _free_port()
+        environment = {
+            **self.environment(),
+            "OMIUM_METRICS_PORT": str(self._ports[name]),
+            "OMIUM_AUDIT_BATCH_S": "0.5",
+        }
+        command = [sys.executable, "-m", "cli.main", "worker", name]
+        if self.in_memory:
+            command = [sys.executable, "-m", "cli.demo.without_broker", name]
+        self._keeper.start(name, command, self.folder / f"{name}.log", environment)
+
+    def _await_ready(self, worker: str) -> None:
+        deadline_s = time.monotonic() + _READY_S
+        while not self.ready(worker):
+            if time.monotonic() > deadline_s:
+                log = self._keeper.children[worker].log
+                raise StackError(f"worker {worker} is not ready after {_READY_S:g} s; its log is {log}")
+            time.sleep(0.1)
+
+
+def _own(folder: Path, *, fresh: bool) -> IO[bytes]:
+    """Take the folder for this process. The lock ends with the process."""
+    if folder.exists() and any(folder.iterdir()) and not (folder / _MARKER).exists():
+        raise StackError(f"{folder} holds something else; choose another folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = (folder / _MARKER).open("ab")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        raise StackError(f"another stack runs in {folder}") from None
+    for entry in folder.iterdir() if fresh else ():
+        if entry.name != _MARKER:
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+    return lock
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
