@@ -1,0 +1,342 @@
+"""The worker: one consumer for all inputs, one writer a partition, transactions of partitions side by side."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+import time
+from collections import defaultdict, deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, Final
+
+from confluent_kafka import (
+    OFFSET_BEGINNING,
+    Consumer,
+    IsolationLevel,
+    KafkaError,
+    KafkaException,
+    Message,
+    TopicPartition,
+)
+from confluent_kafka.admin import AdminClient
+
+from ops.runtime import failpoints, metrics
+from ops.runtime.health import HealthServer
+from ops.runtime.settings import Settings
+from processors.recover.clock import BrokerClock
+from processors.recover.ledger import Raw, Staged
+from processors.recover.observe import observe
+from processors.recover.policy import Policies
+from processors.recover.writer import DoubtError, Writer, ends
+from schemas.topics import RECOVER_INPUTS, RECOVER_STATE
+
+log = logging.getLogger("omium.recover")
+
+_POLL_S: Final = 0.05
+_CONSUME: Final = 1000
+_BARRIER_EVERY_S: Final = 0.1
+_RETRY_S: Final = (0.2, 5.0)
+"""Wait after a first doubt, and the longest, doubling in between."""
+
+
+class StartError(Exception):
+    """The worker cannot start; the message says what to change."""
+
+
+class Lane:
+    """One assigned partition: its writer, what was read for it, and how far its inputs are read."""
+
+    def __init__(self, writer: Writer) -> None:
+        self.writer = writer
+        self.read: dict[str, deque[Raw]] = defaultdict(deque)
+        self.reached: dict[str, int] = {}
+        """Topic to the offset before which all was applied, or seen to be the end."""
+        self.asked: tuple[int, dict[str, int]] | None = None
+        """(broker's time, ends of the inputs taken after it)"""
+        self.barrier_ms = 0
+        """All that was appended before then has been applied."""
+        self.doubts = 0
+        self.retry_at_s = 0.0
+
+    def forget_read(self) -> None:
+        self.read.clear()
+        self.reached.clear()
+        self.asked = None
+        self.barrier_ms = 0
+
+    def batch(self) -> list[Raw]:
+        """The oldest records of all inputs, an equal share of each: a flood of one holds up no other."""
+        waiting = [queue for queue in self.read.values() if queue]
+        taken: list[Raw] = []
+        while waiting and len(taken) < self.writer.limit:
+            share = max(1, (self.writer.limit - len(taken)) // len(waiting))
+            for queue in waiting:
+                taken += [queue.popleft() for _ in range(min(share, len(queue), self.writer.limit - len(taken)))]
+            waiting = [queue for queue in waiting if queue]
+        return taken
+
+    def pass_barrier(self) -> None:
+        """Whether all that was there when the ends were taken has been applied."""
+        if self.asked and not any(self.read.values()):
+            asked_ms, at = self.asked
+            if all(self.reached.get(topic, 0) >= end for topic, end in at.items()):
+                self.barrier_ms, self.asked = asked_ms, None
+
+
+class Worker:
+    """Runs until `stop` is set. One thread polls; no transaction is open while it does."""
+
+    def __init__(self, settings: Settings, policies: Policies, stop: threading.Event, *, transactional: bool) -> None:
+        self._settings = settings
+        self._policies = policies
+        self._stop = stop
+        self._transactional = transactional
+        self._lanes: dict[int, Lane] = {}
+        self._parked: dict[int, Lane] = {}
+        name = f"{settings.app}-recover"
+        self._admin = AdminClient(settings.kafka(**{"client.id": f"{name}-admin"}))
+        self._consumer = Consumer(
+            settings.kafka(
+                **{
+                    "client.id": name,
+                    "group.id": name,
+                    "partition.assignment.strategy": "range",
+                    "isolation.level": "read_committed",
+                    "enable.auto.commit": False,
+                    "enable.partition.eof": True,
+                    "auto.offset.reset": "earliest",
+                    "session.timeout.ms": 6_000,
+                    "heartbeat.interval.ms": 1_500,
+                    "max.poll.interval.ms": 300_000,
+                    "fetch.wait.max.ms": 100,
+                    # Little is fetched ahead: behind a flood of one topic wait the records of all.
+                    "queued.min.messages": 1000,
+                    "queued.max.messages.kbytes": 4096,
+                }
+            )
+        )
+        self._clock = BrokerClock(settings, f"{name}-clock")
+        self._partitions = _equal_partitions(self._consumer)
+        self._pool = ThreadPoolExecutor(self._partitions, thread_name_prefix="recover")
+        self._barrier_s = 0.0
+
+    def readiness(self) -> str | None:
+        lanes = list(self._lanes.values())
+        if not lanes:
+            return "no partition is assigned"
+        waiting = [lane.writer.partition for lane in lanes if not lane.writer.ready]
+        return f"partitions being taken over: {waiting}" if waiting else None
+
+    def run(self) -> None:
+        while not self._clock.wait(5) and not self._stop.is_set():
+            log.warning("the broker does not tell its time")
+        self._consumer.subscribe(
+            [topic.name for topic in RECOVER_INPUTS],
+            on_assign=self._on_assign,
+            on_revoke=self._on_revoke,
+            on_lost=self._on_revoke,
+        )
+        try:
+            while not self._stop.is_set():
+                self._clock.tick()
+                self._gather()
+                failpoints.hit("recover.polled")
+                self._take_over_again()
+                self._check_barriers()
+                while self._round() and not self._stop.is_set():
+                    self._clock.tick()
+        finally:
+            self._consumer.close()
+            self._pool.shutdown()
+            self._clock.close()
+
+    # --- assignment; runs inside poll, when no transaction is open
+
+    def _on_assign(self, consumer: Consumer, assigned: list[TopicPartition]) -> None:
+        numbers: list[int] = sorted({tp.partition for tp in assigned})
+        # What was ours all the time can go on: had another been the writer since, ours would be fenced.
+        self._lanes = {n: self._parked.get(n) or Lane(self._writer(n)) for n in numbers}
+        self._parked.clear()
+        fresh = [lane for lane in self._lanes.values() if not lane.writer.ready]
+        for future in [self._pool.submit(self._take_over, lane) for lane in fresh]:
+            future.result()
+        for lane in self._lanes.values():
+            lane.forget_read()
+        consumer.assign([self._start(tp) for tp in assigned])
+        log.info("partitions %s", numbers)
+
+    def _on_revoke(self, _: Consumer, __: list[TopicPartition]) -> None:
+        for lane in self._lanes.values():
+            lane.forget_read()
+            metrics.OPEN_RECOVERIES.remove(str(lane.writer.partition))
+            metrics.PENDING_FAILURES.remove(str(lane.writer.partition))
+        self._parked, self._lanes = {n: lane for n, lane in self._lanes.items() if lane.writer.ready}, {}
+
+    def _writer(self, partition: int) -> Writer:
+        return Writer(self._settings, partition, self._partitions, self._policies, transactional=self._transactional)
+
+    def _start(self, tp: TopicPartition) -> TopicPartition:
+        position = self._lanes[tp.partition].writer.positions.get(tp.topic, OFFSET_BEGINNING)
+        return TopicPartition(tp.topic, tp.partition, position)
+
+    def _take_over(self, lane: Lane) -> None:
+        """Steps 1 to 3; where they fail, they are tried again later."""
+        try:
+            lane.writer.take_over(self._admin, self._stop.is_set)
+        except DoubtError as error:
+            self._on_doubt(lane, error)
+
+    def _take_over_again(self) -> None:
+        """After a doubt, and only after a poll: that one tells a member that was voted out."""
+        for lane in self._lanes.values():
+            if lane.writer.ready or time.monotonic() < lane.retry_at_s:
+                continue
+            self._take_over(lane)
+            if lane.writer.ready:
+                lane.forget_read()
+                for topic in RECOVER_INPUTS:
+                    self._seek(self._start(TopicPartition(topic.name, lane.writer.partition)))
+
+    def _seek(self, tp: TopicPartition) -> None:
+        # Right after an assignment a partition cannot be sought for a moment.
+        for _ in range(100):
+            try:
+                return self._consumer.seek(tp)
+            except KafkaException as error:
+                if error.args[0].code() != KafkaError._STATE:
+                    raise
+                time.sleep(0.05)
+        raise KafkaException(KafkaError(KafkaError._STATE))
+
+    def _on_doubt(self, lane: Lane, error: DoubtError) -> None:
+        lane.writer.discard()
+        wait_s = min(_RETRY_S[0] * 2**lane.doubts, _RETRY_S[1])
+        lane.doubts += 1
+        lane.retry_at_s = time.monotonic() + (0 if error.poison else wait_s)
+        metrics.TRANSACTIONS_ABORTED.labels("poison" if error.poison else "doubt").inc()
+        log.warning("partition %d: %s", lane.writer.partition, error)
+
+    # --- reading
+
+    def _gather(self) -> None:
+        first = self._consumer.poll(_POLL_S)
+        if first is not None:
+            for message in (first, *self._consumer.consume(_CONSUME, 0)):
+                self._sort(message)
+
+    def _sort(self, message: Message) -> None:
+        error = message.error()
+        topic, partition, offset = message.topic() or "", message.partition(), message.offset() or 0
+        lane = None if partition is None else self._lanes.get(partition)
+        if error is None:
+            # Of a partition that is being taken over anew nothing is kept: it is read again from there.
+            if lane and lane.writer.ready:
+                lane.read[topic].append(_raw(message, topic, lane.writer.partition, offset))
+        elif error.code() == KafkaError._PARTITION_EOF:
+            if lane:
+                lane.reached[topic] = max(offset, lane.reached.get(topic, 0))
+        elif error.fatal():
+            raise KafkaException(error)
+        else:
+            log.warning("consumer: %s", error)
+
+    # --- deadlines
+
+    def _check_barriers(self) -> None:
+        """Deadlines wait until all that was appended before them has been applied."""
+        now = self._clock.now_ms()
+        due = []
+        for lane in self._lanes.values():
+            lane.pass_barrier()
+            next_due = lane.writer.ledger.next_due_ms
+            if lane.writer.ready and not lane.asked and next_due is not None and lane.barrier_ms < next_due <= now:
+                due.append(lane)
+        if not due or time.monotonic() - self._barrier_s < _BARRIER_EVERY_S:
+            return
+        self._barrier_s = time.monotonic()
+        asked = [TopicPartition(t.name, lane.writer.partition) for lane in due for t in RECOVER_INPUTS]
+        try:
+            answer = ends(self._admin, asked, IsolationLevel.READ_UNCOMMITTED)
+        except (KafkaException, TimeoutError) as error:
+            log.warning("ends of the inputs: %s", error)
+            return
+        for lane in due:
+            lane.asked = now, {tp.topic: end for tp, end in answer.items() if tp.partition == lane.writer.partition}
+            lane.pass_barrier()
+
+    # --- transactions
+
+    def _round(self) -> bool:
+        """One transaction of each partition that has something to do. Whether there is more to do at once."""
+        now, metadata = self._clock.now_ms(), self._consumer.consumer_group_metadata()
+        running: list[tuple[Lane, list[Raw], Future[Staged]]] = []
+        for lane in self._lanes.values():
+            if not lane.writer.ready:
+                continue
+            batch, next_due = lane.batch(), lane.writer.ledger.next_due_ms
+            if batch or (next_due is not None and next_due <= min(lane.barrier_ms, now)):
+                fire_until = min(lane.barrier_ms, now)
+                future = self._pool.submit(lane.writer.transact, batch, now, fire_until, self._consumer, metadata)
+                running.append((lane, batch, future))
+        for lane, batch, future in running:
+            self._conclude(lane, batch, future)
+        return any(any(lane.read.values()) for lane in self._lanes.values() if lane.writer.ready)
+
+    def _conclude(self, lane: Lane, batch: list[Raw], future: Future[Staged]) -> None:
+        try:
+            staged = future.result()
+        except DoubtError as error:
+            if error.poison:
+                lane.writer.bisect(batch)
+            lane.forget_read()
+            self._on_doubt(lane, error)
+            return
+        lane.doubts = 0
+        for raw in batch:
+            lane.reached[raw.topic] = max(raw.offset + 1, lane.reached.get(raw.topic, 0))
+        observe(lane.writer, batch, staged)
+
+
+def _raw(message: Message, topic: str, partition: int, offset: int) -> Raw:
+    headers: Any = message.headers() or ()
+    return Raw(
+        topic,
+        partition,
+        offset,
+        message.timestamp()[1],
+        message.key(),
+        message.value(),
+        tuple((name, value) for name, value in headers if value is not None),
+    )
+
+
+def _equal_partitions(consumer: Consumer) -> int:
+    """The partition count that all inputs and the changelog share. Raises StartError."""
+    known = consumer.list_topics(timeout=30).topics
+    counts = {t.name: len(known[t.name].partitions) if t.name in known else 0 for t in (*RECOVER_INPUTS, RECOVER_STATE)}
+    if 0 in counts.values():
+        raise StartError(f"topics missing: {', '.join(name for name, count in counts.items() if not count)}")
+    if len(set(counts.values())) > 1:
+        raise StartError(f"inputs need equal partition counts, one execution would have two writers: {counts}")
+    return next(iter(counts.values()))
+
+
+def run(settings: Settings, *, transactional: bool = True, stop: threading.Event | None = None) -> int:
+    """Work until SIGTERM, SIGINT or `stop`; the exit code. `transactional=False`: for the in-process broker only."""
+    stop = stop or threading.Event()
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: stop.set())
+    try:
+        worker = Worker(settings, Policies.load(settings.policy_file), stop, transactional=transactional)
+    except (StartError, ValueError, KafkaException) as error:
+        log.error("%s", error)
+        return 2
+    health = HealthServer(settings.metrics_host, settings.metrics_port, worker.readiness)
+    log.info("recover serves metrics on port %d", health.port)
+    try:
+        worker.run()
+    finally:
+        health.close()
+    return 0

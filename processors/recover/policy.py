@@ -1,0 +1,112 @@
+"""What recover may do: validated data with a version, tenant over agent over tool over default."""
+
+from __future__ import annotations
+
+import hashlib
+import tomllib
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Final, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from schemas.records import ChoiceMode, Strategy
+
+SHIPPED: Final = Path(__file__).with_name("policy.toml")
+_DAY_S: Final = 24 * 3600.0
+
+
+class PolicyError(ValueError):
+    """The policy file cannot be used; the message names the key."""
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Policy(_Table):
+    """The limits that hold for one recovery. Keys are explained in policy.toml."""
+
+    mode: ChoiceMode = ChoiceMode.GREEDY
+    max_attempts: int = Field(default=3, ge=0, le=20)
+    max_cost_microusd: int = Field(default=500_000, ge=0, le=2**53)
+    max_duration_s: float = Field(default=7200, gt=0, le=_DAY_S)
+    min_confidence: float = Field(default=0.05, ge=0, le=1)
+    allow_unsafe_effects: bool = False
+    allowed_strategies: frozenset[Strategy] | None = None
+    """Absent: all but the forbidden."""
+    forbidden_strategies: frozenset[Strategy] = frozenset()
+    options_wait_s: float = Field(default=3600, gt=0, le=_DAY_S)
+    checkpoint_wait_s: float = Field(default=2, ge=0, le=60)
+    merge_wait_s: float = Field(default=1, ge=0, le=60)
+    branch_grace_s: float = Field(default=2, ge=0, le=60)
+    start_within_s: float = Field(default=60, gt=0, le=_DAY_S)
+    attempt_s: float = Field(default=120, gt=0, le=_DAY_S)
+    call_s: float = Field(default=30, gt=0, le=_DAY_S)
+    max_outcome_wait_s: float = Field(default=7200, gt=0, le=_DAY_S)
+
+    @field_validator("mode", "allowed_strategies", "forbidden_strategies")
+    @classmethod
+    def _known(cls, value: Any) -> Any:
+        # Wire enums turn what they do not know into `unknown`; in a policy that is a typing error.
+        if "unknown" in (value if isinstance(value, frozenset) else (value,)):
+            raise ValueError("unknown name")
+        return value
+
+    def forbids(self, strategy: Strategy) -> bool:
+        """Whether this policy leaves `strategy` out."""
+        allowed = self.allowed_strategies
+        return strategy in self.forbidden_strategies or (allowed is not None and strategy not in allowed)
+
+
+class Policies:
+    """A policy file. `version` is a digest of what it says: it stands on every command."""
+
+    def __init__(self, tables: dict[str, Any]) -> None:
+        """`tables` as TOML reads them. Raises PolicyError."""
+        unknown = set(tables) - {"default", "tools", "agents", "tenants"}
+        if unknown:
+            raise PolicyError(f"unknown table: {', '.join(sorted(unknown))}")
+        self._default: dict[str, Any] = tables.get("default", {})
+        self._layers = [tables.get(name, {}) for name in ("tools", "agents", "tenants")]
+        self._resolve = lru_cache(maxsize=4096)(self._merged)
+        checked = [_checked("default", self._default)]
+        for name, layer in zip(("tools", "agents", "tenants"), self._layers, strict=True):
+            checked += [_checked(f"{name}.{key}", {**self._default, **table}) for key, table in sorted(layer.items())]
+        text = repr([tables.get(n) for n in ("tools", "agents", "tenants")]) + "".join(
+            p.model_dump_json() for p in checked
+        )
+        self.version: str = hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+    @classmethod
+    def load(cls, path: Path | None = None) -> Self:
+        """The policy in `path`, or the one that ships. Raises PolicyError."""
+        path = path or SHIPPED
+        try:
+            return cls(tomllib.loads(path.read_text()))
+        except (OSError, tomllib.TOMLDecodeError) as error:
+            raise PolicyError(f"{path}: {error}") from error
+
+    def of(self, tenant_id: str, agent_id: str | None, tool: str | None) -> Policy:
+        """What holds for a failure of this tenant, agent and tool."""
+        tools, agents, tenants = self._layers
+        return self._resolve(
+            tool if tool in tools else None,
+            agent_id if agent_id in agents else None,
+            tenant_id if tenant_id in tenants else None,
+        )
+
+    def _merged(self, *names: str | None) -> Policy:
+        merged = dict(self._default)
+        for layer, name in zip(self._layers, names, strict=True):
+            if name is not None:
+                merged.update(layer[name])
+        return _checked("merged", merged)
+
+
+def _checked(where: str, table: dict[str, Any]) -> Policy:
+    try:
+        return Policy.model_validate(table)
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        raise PolicyError(f"[{where}] {'.'.join(map(str, problem['loc']))}: {problem['msg']}") from error

@@ -1,0 +1,313 @@
+"""The life of a recovery as one pure function; time, policy and what was read are arguments."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Final, assert_never
+
+from processors.recover import ids
+from processors.recover.advance import advance, close, settle
+from processors.recover.events import (
+    AnyEvent,
+    CheckpointRead,
+    Due,
+    Emit,
+    FailureRead,
+    OptionsRead,
+    OutcomeRead,
+    Wire,
+)
+from processors.recover.policy import Policies, Policy
+from processors.recover.state import (
+    MAX_BRANCHES,
+    MAX_EARLY,
+    MAX_SEEN,
+    MEMORY_MS,
+    Branch,
+    Early,
+    Execution,
+    Recovery,
+)
+from processors.recover.turn import Turn, bounded_checkpoint, bounded_options
+from schemas.records import (
+    Applied,
+    CheckpointSaved,
+    DispositionKind,
+    FailureEvent,
+    OutcomeStatus,
+    ResultReason,
+    ResultStatus,
+    SettledStatus,
+    SideEffects,
+    epoch_ms,
+)
+
+_SUMMARIZE: Final = "summarize_trajectory"
+
+
+def step(state: Execution, event: AnyEvent, now: int, policies: Policies) -> tuple[Execution | None, tuple[Emit, ...]]:
+    """What `event` makes of `state`, and the records it causes, in order.
+
+    `now` is the broker's time in epoch ms. `state` is left as it is; None: nothing is worth keeping.
+    Where this raises, nothing has happened.
+    """
+    turn = Turn(state, now, policies)
+    match event:
+        case FailureRead():
+            _on_failure(turn, event)
+        case OptionsRead():
+            _on_options(turn, event)
+        case CheckpointRead():
+            _on_checkpoint(turn, event.record)
+        case OutcomeRead():
+            _on_outcome(turn, event)
+        case Due():
+            _on_due(turn)
+        case _:
+            assert_never(event)
+    turn.state = _forget(turn.state, now)
+    return (None if turn.state.empty else turn.state), tuple(turn.effects)
+
+
+def _forget(state: Execution, now: int) -> Execution:
+    horizon = now - MEMORY_MS
+    if state.seen and state.seen[0][1] <= horizon:
+        state = replace(state, seen=tuple(s for s in state.seen if s[1] > horizon))
+    if state.closed and state.closed[0].ended_ms <= horizon:
+        state = replace(state, closed=tuple(c for c in state.closed if c.ended_ms > horizon))
+    if any(e.until_ms <= now for e in state.early):
+        state = replace(state, early=tuple(e for e in state.early if e.until_ms > now))
+    if state.checkpoint and state.checkpoint_ms <= horizon and state.recovery is None:
+        state = replace(state, checkpoint=None, checkpoint_ms=0)
+    return state
+
+
+# --- failures
+
+
+def _on_failure(turn: Turn, event: FailureRead) -> None:
+    place, record = event.place, event.record
+    failure_id = record.identity(place.partition, place.offset)
+    seen_as = ids.digest("seen", failure_id)[:16]
+
+    def said(kind: DispositionKind, reason: str = "", recovery_id: str | None = None, attempt: int = 0) -> None:
+        turn.dispose("failure", failure_id, kind, place, reason, recovery_id, attempt)
+
+    if any(seen == seen_as for seen, _ in turn.state.seen):
+        return said(DispositionKind.DUPLICATE)
+    if place.at_ms <= turn.now - MEMORY_MS:
+        return said(DispositionKind.EXPIRED, "older than the memory of duplicates")
+    turn.state = replace(turn.state, seen=(*turn.state.seen, (seen_as, max(place.at_ms, _last_seen(turn))))[-MAX_SEEN:])
+    branch, policy = _branch(turn, event, failure_id)
+    if branch.options:
+        turn.state = replace(turn.state, early=tuple(e for e in turn.state.early if e.options is not branch.options))
+
+    claimed = record.resumed_by
+    ended = next((c for c in turn.state.closed if claimed and c.recovery_id == claimed.recovery_id), None)
+    recovery = turn.state.recovery
+    if ended and ended.status is not ResultStatus.SUCCESS:
+        return said(DispositionKind.STALE, "its recovery has ended", ended.recovery_id, ended.attempts)
+    if recovery is None:
+        _open(turn, branch, policy)
+        assert turn.state.recovery
+        said(DispositionKind.OPENED, recovery_id=turn.state.recovery.recovery_id)
+        return advance(turn)
+    if claimed and claimed.recovery_id == recovery.recovery_id and claimed.attempt < recovery.attempt:
+        return said(DispositionKind.STALE, "of an older attempt", recovery.recovery_id, claimed.attempt)
+    said(DispositionKind.JOINED, "", recovery.recovery_id, recovery.attempt)
+    _join(turn, recovery, branch, policy, claims=claimed is not None)
+    return advance(turn)
+
+
+def _last_seen(turn: Turn) -> int:
+    return turn.state.seen[-1][1] if turn.state.seen else 0
+
+
+def _branch(turn: Turn, event: FailureRead, failure_id: str) -> tuple[Branch, Policy]:
+    record, place, tool = event.record, event.place, event.record.tool_response
+    origin = (place.partition, place.offset)
+    early = next((e for e in turn.state.early if (e.options.origin.partition, e.options.origin.offset) == origin), None)
+    wire_format = event.wire_format if record.reply_format == "same" else _wire(record)
+    execution, budget = record.execution, record.budget
+    branch = Branch(
+        failure_id=failure_id,
+        partition=place.partition,
+        offset=place.offset,
+        at_ms=place.at_ms,
+        checkpoint=bounded_checkpoint(record.checkpoint),
+        agent_id=record.agent.id,
+        tool=tool.tool[:256] if tool and tool.tool else None,
+        call_fingerprint=tool.call_fingerprint[:256] if tool and tool.call_fingerprint else None,
+        idempotency_key=_idempotency_key(record),
+        trace=tuple((name, value[:1024]) for name, value in event.trace),
+        wire_format=wire_format,
+        sdk_retries=execution.sdk_retries or 0 if execution else 0,
+        call_timeout_s=_call_timeout_s(record),
+        summarizes=_summarizes(record),
+        unsafe=record.side_effects_since_checkpoint is SideEffects.UNSAFE,
+        max_cost_microusd=budget.max_cost_microusd if budget else None,
+        deadline_ms=epoch_ms(budget.deadline) if budget and budget.deadline else None,
+        options=early.options if early else None,
+    )
+    return branch, turn.policies.of(record.tenant_id, branch.agent_id, branch.tool)
+
+
+def _wire(record: FailureEvent) -> Wire:
+    return "json" if record.reply_format == "json" else "avro"
+
+
+def _idempotency_key(record: FailureEvent) -> str | None:
+    key = record.tool_response.idempotency_key if record.tool_response else None
+    return key if key and len(key) <= 256 and key.isprintable() else None
+
+
+def _call_timeout_s(record: FailureEvent) -> float | None:
+    limits = (
+        record.execution.timeout_s if record.execution else None,
+        record.metrics.timeout_s if record.metrics else None,
+    )
+    return max((limit for limit in limits if limit is not None), default=None)
+
+
+def _summarizes(record: FailureEvent) -> bool:
+    shares = bool(record.reasoning or (record.execution and record.execution.prompt))
+    return shares and _SUMMARIZE in (record.agent.capabilities or ())
+
+
+def _open(turn: Turn, branch: Branch, policy: Policy) -> None:
+    recovery = Recovery(
+        recovery_id=ids.recovery_id(turn.state.tenant_id, turn.state.execution_id, branch.failure_id),
+        failure_id=branch.failure_id,
+        started_ms=branch.at_ms,
+        branches=(),
+    )
+    turn.state = replace(turn.state, recovery=_await_options(turn, recovery, (branch,), policy))
+
+
+def _await_options(turn: Turn, recovery: Recovery, branches: tuple[Branch, ...], policy: Policy) -> Recovery:
+    """The recovery with a new attempt pending, for `branches`."""
+    return replace(
+        recovery,
+        branches=branches,
+        command=None,
+        options_until_ms=turn.now + round(policy.options_wait_s * 1000),
+        checkpoint_until_ms=turn.now + round(policy.checkpoint_wait_s * 1000),
+        merge_until_ms=turn.now + round(policy.merge_wait_s * 1000) if any(b.options for b in branches) else 0,
+    )
+
+
+def _join(turn: Turn, recovery: Recovery, branch: Branch, policy: Policy, *, claims: bool) -> None:
+    """A failure of the same execution while its recovery is open."""
+    command = recovery.command
+    if command:
+        grace_ms = round(policy.branch_grace_s * 1000)
+        if not claims and branch.at_ms < command.not_before_ms + grace_ms:
+            # A parallel branch of the run that failed, not the resumed run: the command answers it too.
+            return
+        settle(turn, SettledStatus.FAILED)
+        assert turn.state.recovery
+        turn.state = replace(turn.state, recovery=_await_options(turn, turn.state.recovery, (branch,), policy))
+        return
+    if _same_checkpoint(recovery.branches[0], branch):
+        branches = (*recovery.branches, branch)[:MAX_BRANCHES]
+        merge_until = recovery.merge_until_ms or (turn.now + round(policy.merge_wait_s * 1000) if branch.options else 0)
+        turn.state = replace(turn.state, recovery=replace(recovery, branches=branches, merge_until_ms=merge_until))
+        return
+    for left in recovery.branches:
+        turn.dispose_branch(left, DispositionKind.JOINED, "a later failure took its place")
+    turn.state = replace(turn.state, recovery=_await_options(turn, recovery, (branch,), policy))
+
+
+def _same_checkpoint(one: Branch, other: Branch) -> bool:
+    return (one.checkpoint and one.checkpoint.id) == (other.checkpoint and other.checkpoint.id)
+
+
+# --- options and checkpoints
+
+
+def _on_options(turn: Turn, event: OptionsRead) -> None:
+    record = bounded_options(event.record)
+    recovery = turn.state.recovery
+    origin = (record.origin.partition, record.origin.offset)
+    if event.early:
+        known = any((e.options.origin.partition, e.options.origin.offset) == origin for e in turn.state.early)
+        if not known:
+            policy = turn.policies.of(record.tenant_id, None, None)
+            early = Early(options=record, until_ms=turn.now + round(policy.options_wait_s * 1000))
+            turn.state = replace(turn.state, early=(*turn.state.early, early)[-MAX_EARLY:])
+        return
+    waiting = recovery.branches if recovery and recovery.command is None else ()
+    place = next((n for n, b in enumerate(waiting) if (b.partition, b.offset) == origin and b.options is None), None)
+    if recovery is None or place is None:
+        turn.dispose("options", record.failure_id, DispositionKind.STALE, event.place, "no failure waits for them")
+        return
+    branch = replace(waiting[place], options=record)
+    policy = turn.policies.of(record.tenant_id, branch.agent_id, branch.tool)
+    turn.state = replace(
+        turn.state,
+        recovery=replace(
+            recovery,
+            branches=(*waiting[:place], branch, *waiting[place + 1 :]),
+            merge_until_ms=recovery.merge_until_ms or turn.now + round(policy.merge_wait_s * 1000),
+        ),
+    )
+    advance(turn)
+
+
+def _on_checkpoint(turn: Turn, record: CheckpointSaved) -> None:
+    turn.state = replace(turn.state, checkpoint=bounded_checkpoint(record.checkpoint), checkpoint_ms=turn.now)
+    advance(turn)
+
+
+# --- outcomes and deadlines
+
+
+def _on_outcome(turn: Turn, event: OutcomeRead) -> None:
+    record, recovery = event.record, turn.state.recovery
+
+    def said(kind: DispositionKind, reason: str = "") -> None:
+        turn.dispose("outcome", record.command_id, kind, event.place, reason, record.recovery_id, record.attempt)
+
+    if record.command_id != ids.command_id(record.recovery_id, record.attempt):
+        return said(DispositionKind.PHANTOM, "no command of this log has that id")
+    ended = next((c for c in turn.state.closed if c.recovery_id == record.recovery_id), None)
+    if ended and record.attempt <= ended.attempts:
+        repeated = ended.status is ResultStatus.SUCCESS and record.status is OutcomeStatus.SUCCEEDED
+        return said(DispositionKind.DUPLICATE if repeated else DispositionKind.STALE, "its recovery has ended")
+    if recovery is None or recovery.recovery_id != record.recovery_id or record.attempt > recovery.attempt:
+        return said(DispositionKind.PHANTOM, "no such command was issued")
+    if recovery.command is None or record.attempt < recovery.attempt:
+        return said(DispositionKind.STALE, "the attempt has ended")
+    match record.status:
+        case OutcomeStatus.SUCCEEDED:
+            idle = record.applied is Applied.NONE
+            settle(turn, SettledStatus.NOT_APPLIED if idle else SettledStatus.SUCCEEDED, record)
+            close(turn, ResultReason.RECOVERED, final_output=record.final_output)
+            return said(DispositionKind.ENDED)
+        case OutcomeStatus.ABANDONED:
+            settle(turn, SettledStatus.NOT_APPLIED, record)
+            close(turn, ResultReason.ABANDONED, error=record.applied_why[:500])
+            return said(DispositionKind.ENDED, "abandoned")
+        case OutcomeStatus.NOT_APPLIED:
+            settle(turn, SettledStatus.NOT_APPLIED, record)
+            advance(turn)
+            after = turn.state.recovery
+            return said(
+                DispositionKind.COMMANDED if after and after.command else DispositionKind.ESCALATED, "next rung"
+            )
+        case OutcomeStatus.UNKNOWN:
+            # A newer runtime's word: the deadline decides.
+            return said(DispositionKind.STALE, "its status is not known to this release")
+        case _:
+            assert_never(record.status)
+
+
+def _on_due(turn: Turn) -> None:
+    recovery = turn.state.recovery
+    if recovery is None:
+        return
+    if recovery.command:
+        if turn.now < recovery.command.outcome_deadline_ms:
+            return
+        settle(turn, SettledStatus.EXPIRED)
+    advance(turn)

@@ -1,0 +1,282 @@
+"""The one writer of one partition: takes it over, and makes each batch one transaction.
+
+The order that keeps data safe:
+1. `init_transactions`: fences the predecessor, ends what it left open.
+2. `committed()`: where the inputs stand, now that nobody else can move them.
+3. Restore the changelog up to its end, read-committed, once no transaction is open on it.
+4. Consume: begin, produce, send the offsets, commit.
+Any abort or doubt: the producer and the state are thrown away, and it starts at 1. (librdkafka lacks KIP-890: a
+producer used on after an indefinite error can have a delayed commit end its next transaction.)
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+from confluent_kafka import (
+    OFFSET_BEGINNING,
+    Consumer,
+    ConsumerGroupTopicPartitions,
+    IsolationLevel,
+    KafkaError,
+    KafkaException,
+    Producer,
+    TopicPartition,
+)
+from confluent_kafka import Message as KafkaMessage
+from confluent_kafka.admin import AdminClient, OffsetSpec
+
+from ops.runtime import failpoints
+from ops.runtime.settings import Settings
+from processors.recover.ledger import Ledger, Message, Raw, Staged
+from processors.recover.policy import Policies
+from schemas.topics import RECOVER_INPUTS, RECOVER_STATE
+
+log = logging.getLogger("omium.recover")
+
+MAX_BATCH: Final = 256
+_RPC_S: Final = 10.0
+_COMMITTED_TRIES: Final = 40
+_TRANSACTION_MS: Final = 15_000
+"""A dead worker's open transaction holds readers up no longer, even where nobody takes its partition over."""
+_POISON: Final = frozenset(
+    {
+        KafkaError.MSG_SIZE_TOO_LARGE,
+        KafkaError.INVALID_MSG,
+        KafkaError.INVALID_MSG_SIZE,
+        KafkaError.INVALID_RECORD,
+        KafkaError.RECORD_LIST_TOO_LARGE,
+    }
+)
+"""The broker refuses this message whenever it comes."""
+
+
+class DoubtError(Exception):
+    """A transaction was aborted, or nobody knows: discard producer and state, take over anew."""
+
+    def __init__(self, cause: str, *, poison: bool = False) -> None:
+        super().__init__(cause)
+        self.poison = poison
+        """Trying the same batch again will end the same way."""
+
+
+class Writer:
+    """One partition of recover. Used by one thread at a time."""
+
+    def __init__(
+        self, settings: Settings, partition: int, partitions: int, policies: Policies, *, transactional: bool = True
+    ) -> None:
+        self.partition = partition
+        self.transactional = transactional
+        self.ledger = Ledger(partition, partitions, policies)
+        self.positions: dict[str, int] = {}
+        """Topic to the next offset to be consumed; the group's view, which the ledger's may be ahead of."""
+        self.limit = MAX_BATCH
+        self.suspects: frozenset[tuple[str, int]] = frozenset()
+        self._settings = settings
+        self._policies = policies
+        self._partitions = partitions
+        self._producer: Producer | None = None
+        self._refused: KafkaError | None = None
+
+    @property
+    def ready(self) -> bool:
+        return self._producer is not None
+
+    # --- 1 to 3
+
+    def take_over(self, admin: AdminClient, stopped: Callable[[], bool]) -> None:
+        """Become the writer. Raises DoubtError where the broker does not let us, or `stopped()`."""
+        self.discard()
+        started_s = time.monotonic()
+        try:
+            producer = self._new_producer()
+            failpoints.hit("recover.fenced")
+            positions = self._committed(admin, stopped)
+            ledger = Ledger(self.partition, self._partitions, self._policies)
+            restored = self._restore(ledger, admin, stopped)
+            if renewed := ledger.forget_beyond(self._ends(admin)):
+                log.warning("partition %d: made anew, replays unknown: %s", self.partition, ", ".join(renewed))
+        except (KafkaException, TimeoutError) as error:
+            raise DoubtError(f"taking over: {error}") from error
+        failpoints.hit("recover.restored")
+        self.ledger, self.positions, self._producer = ledger, positions, producer
+        log.info(
+            "partition %d: taken over, %d executions of %d records in %.2f s",
+            self.partition, len(ledger.states), restored, time.monotonic() - started_s,
+        )  # fmt: skip
+
+    def discard(self) -> None:
+        """Throw the producer and the state away."""
+        producer, self._producer = self._producer, None
+        self.ledger = Ledger(self.partition, self._partitions, self._policies)
+        if producer is not None:
+            producer.purge()
+
+    def _new_producer(self) -> Producer:
+        name = f"{self._settings.app}-recover-{self.partition}"
+        extra: dict[str, Any] = {"client.id": name, "message.timeout.ms": 10_000, "compression.type": "lz4"}
+        if self.transactional:
+            extra |= {"transactional.id": name, "transaction.timeout.ms": _TRANSACTION_MS}
+        producer = Producer(self._settings.producer(**extra))
+        if self.transactional:
+            producer.init_transactions(_RPC_S)
+        return producer
+
+    def _committed(self, admin: AdminClient, stopped: Callable[[], bool]) -> dict[str, int]:
+        """Asked of the broker directly: the consumer's own `committed()` waits for ever inside a rebalance."""
+        group = f"{self._settings.app}-recover"
+        asked = [TopicPartition(topic.name, self.partition) for topic in RECOVER_INPUTS]
+        for _ in range(_COMMITTED_TRIES):
+            if stopped():
+                break
+            request = [ConsumerGroupTopicPartitions(group, asked)]
+            # Stable: offsets of a transaction that is just being ended are not told yet.
+            future = admin.list_consumer_group_offsets(request, require_stable=True, request_timeout=_RPC_S)[group]
+            try:
+                answer = future.result(2 * _RPC_S).topic_partitions or ()
+            except (KafkaException, TimeoutError) as error:
+                log.info("partition %d: committed offsets: %s", self.partition, error)
+                time.sleep(0.05)
+                continue
+            if not any(tp.error for tp in answer):
+                return {tp.topic: tp.offset for tp in answer if tp.offset >= 0}
+            time.sleep(0.05)
+        raise DoubtError("committed offsets are not known")
+
+    def _restore(self, ledger: Ledger, admin: AdminClient, stopped: Callable[[], bool]) -> int:
+        state = TopicPartition(RECOVER_STATE.name, self.partition)
+        end = self._stable_end(admin, state, stopped)
+        consumer = Consumer(
+            self._settings.kafka(
+                **{
+                    "client.id": f"{self._settings.app}-recover-restore-{self.partition}",
+                    "group.id": f"{self._settings.app}-recover-restore",
+                    "enable.auto.commit": False,
+                    "enable.partition.eof": True,
+                    "isolation.level": "read_committed",
+                    "auto.offset.reset": "earliest",
+                    "fetch.message.max.bytes": 8_000_000,
+                }
+            )
+        )
+        try:
+            consumer.assign([TopicPartition(state.topic, state.partition, OFFSET_BEGINNING)])
+            return _read_to(consumer, end, ledger, stopped) if end else 0
+        finally:
+            consumer.close()
+
+    def _stable_end(self, admin: AdminClient, state: TopicPartition, stopped: Callable[[], bool]) -> int:
+        """The changelog's end, once no transaction is open on it: an earlier end of partition is not the end."""
+        deadline = time.monotonic() + 2 * _TRANSACTION_MS / 1000
+        while not stopped() and time.monotonic() < deadline:
+            end = ends(admin, [state], IsolationLevel.READ_UNCOMMITTED)[state]
+            if ends(admin, [state], IsolationLevel.READ_COMMITTED)[state] == end:
+                return end
+            time.sleep(0.01)
+        raise DoubtError("a transaction stays open on the changelog")
+
+    def _ends(self, admin: AdminClient) -> dict[str, int]:
+        asked = [TopicPartition(topic.name, self.partition) for topic in RECOVER_INPUTS]
+        return {tp.topic: end for tp, end in ends(admin, asked, IsolationLevel.READ_UNCOMMITTED).items()}
+
+    # --- 4
+
+    def transact(self, batch: Sequence[Raw], now: int, fire_until: int, consumer: Consumer, metadata: Any) -> Staged:
+        """One batch as one transaction; when this returns, it is committed. Raises DoubtError."""
+        staged = self.ledger.stage(batch, now, fire_until=fire_until, max_fired=self.limit, suspects=self.suspects)
+        for raw in batch:
+            self.positions[raw.topic] = max(raw.offset + 1, self.positions.get(raw.topic, 0))
+        offsets = [TopicPartition(topic, self.partition, offset) for topic, offset in self.positions.items()]
+        if not staged and not batch:
+            return staged
+        producer = self._producer
+        assert producer is not None
+        self._refused = None
+        try:
+            if self.transactional:
+                self._commit(producer, staged, offsets, metadata)
+            else:
+                self._publish(producer, staged)
+                consumer.commit(offsets=offsets, asynchronous=False)
+        except (KafkaException, BufferError) as error:
+            raise self._doubt(error) from error
+        failpoints.hit("recover.committed")
+        self.ledger.commit(staged)
+        self.limit, self.suspects = min(MAX_BATCH, self.limit * 2), frozenset()
+        return staged
+
+    def _commit(self, producer: Producer, staged: Staged, offsets: list[TopicPartition], metadata: Any) -> None:
+        failpoints.hit("recover.staged")
+        producer.begin_transaction()
+        for message in staged.messages:
+            self._produce(producer, message)
+        failpoints.hit("recover.produced")
+        # Always sent, also where only deadlines fired: it is what refuses a member that was voted out.
+        producer.send_offsets_to_transaction(offsets, metadata, _RPC_S)
+        failpoints.hit("recover.offsets_sent")
+        producer.commit_transaction(_RPC_S)
+
+    def _publish(self, producer: Producer, staged: Staged) -> None:
+        for message in staged.messages:
+            self._produce(producer, message)
+        if producer.flush(_RPC_S) or self._refused:
+            raise KafkaException(self._refused or KafkaError(KafkaError._TIMED_OUT))
+
+    def _produce(self, producer: Producer, message: Message) -> None:
+        extra: dict[str, Any] = {} if message.partition is None else {"partition": message.partition}
+        producer.produce(
+            message.topic,
+            value=message.value,
+            key=message.key,
+            headers=list(message.headers),
+            on_delivery=self._on_delivery,
+            **extra,
+        )
+        producer.poll(0)
+
+    def _on_delivery(self, error: KafkaError | None, _: KafkaMessage) -> None:
+        if error is not None and self._refused is None:
+            self._refused = error
+
+    def _doubt(self, error: BaseException) -> DoubtError:
+        cause = self._refused or (error.args[0] if error.args else None)
+        poison = isinstance(cause, KafkaError) and cause.code() in _POISON
+        return DoubtError(str(cause), poison=poison)
+
+    def bisect(self, batch: Sequence[Raw]) -> None:
+        """After a poisoned transaction: the next ones are smaller; of one record, that record is the cause."""
+        if len(batch) > 1:
+            self.limit = max(1, min(self.limit, len(batch)) // 2)
+        else:
+            self.limit = 1
+            self.suspects |= {(raw.topic, raw.offset) for raw in batch}
+
+
+def ends(admin: AdminClient, asked: list[TopicPartition], isolation: IsolationLevel) -> dict[TopicPartition, int]:
+    """The end offset of each partition, as the broker has it now. Raises KafkaException."""
+    request = {TopicPartition(tp.topic, tp.partition): OffsetSpec.latest() for tp in asked}
+    futures = admin.list_offsets(request, isolation_level=isolation, request_timeout=_RPC_S)
+    return {tp: future.result(_RPC_S).offset for tp, future in futures.items()}
+
+
+def _read_to(consumer: Consumer, end: int, ledger: Ledger, stopped: Callable[[], bool]) -> int:
+    count = 0
+    while not stopped():
+        first = consumer.poll(1.0)
+        if first is None:
+            continue
+        for message in (first, *consumer.consume(1000, 0)):
+            error, offset = message.error(), message.offset() or 0
+            if error is None:
+                ledger.restore(message.key() or b"", message.value())
+                count += 1
+                offset += 1
+            elif error.code() != KafkaError._PARTITION_EOF:
+                raise KafkaException(error)
+            if offset >= end:
+                return count
+    raise DoubtError("stopped")
