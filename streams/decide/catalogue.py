@@ -46,7 +46,9 @@ _Rung = Annotated[Strategy, _known(Strategy), AfterValidator(_rung)]
 _Probability = Annotated[float, Field(ge=0, le=1)]
 _Usd = Annotated[float, Field(ge=0, le=1e6)]
 _Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._:@+-]{0,127}$")]
-_DATED: Final = re.compile(r"-(?:\d{4}-?\d{2}-?\d{2}|\d{4}|latest|preview)(?:-v\d+)?(?::\d+)?", re.ASCII)
+_DATED: Final = re.compile(
+    r"-(?:\d{4}-?\d{2}-?\d{2}|\d{4}|latest|preview(?:-\d{2}-\d{2})?)(?:-v\d+)?(?::\d+)?", re.ASCII
+)
 """What follows a model's name in the name of one version of it: gpt-4-0613, gpt-4o-2024-08-06."""
 
 
@@ -89,6 +91,7 @@ class Model(_Table):
     name: str
     provider: _Name
     tier: Annotated[int, Field(ge=1, le=9)]
+    """How able it is: an upgrade is never of a lower tier, a faster model never of a higher one."""
     window_tokens: Annotated[int, Field(ge=1)]
     input_usd: _Usd
     output_usd: _Usd
@@ -142,6 +145,10 @@ class Catalogue(_Table):
                 seen, name = {model.name}, getattr(model, direction)
                 if name is not None and name not in self.models:
                     faults.append(f"models.{model.name}.{direction}: there is no model {name!r}")
+                elif name is not None and _wrong_way(direction, model, self.models[name]):
+                    faults.append(
+                        f"models.{model.name}.{direction}: {name!r} is of the wrong {'window' if direction == 'larger' else 'tier'}"
+                    )
                 while name in self.models:
                     if name in seen:
                         faults.append(f"models.{model.name}.{direction}: runs in a circle through {name!r}")
@@ -200,6 +207,12 @@ class Catalogue(_Table):
         if value is None:
             value = self.value_usd.get(category, self.value_usd["default"])
         return round(value * 1e6)
+
+
+def _wrong_way(direction: str, model: Model, following: Model) -> bool:
+    if direction == "larger":
+        return following.window_tokens <= model.window_tokens
+    return following.tier < model.tier if direction == "upgrade" else following.tier > model.tier
 
 
 _SHIPPED: Final = files("streams.decide") / "catalogue.toml"

@@ -60,6 +60,12 @@ class Context:
         response = self.event.tool_response
         return (response.tool if response is not None else None) or self.detail("tool")
 
+    @property
+    def message(self) -> str | None:
+        """What the tool said, else the exception. Evidence: never into a prompt unquoted."""
+        response, error = self.event.tool_response, self.event.error
+        return (response.error if response is not None else None) or (error.message if error is not None else None)
+
     @cached_property
     def model_name(self) -> str | None:
         execution = self.event.execution

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import Any, Final
@@ -12,6 +13,14 @@ from streams.decide.options.quoting import identifier, listed, name, with_note
 
 _CLOSE: Final = 0.6
 """Least similarity (difflib's ratio, its own default) of a name that is meant."""
+_NAME: Final = r"([A-Za-z_][A-Za-z0-9_.:/-]{0,79}[A-Za-z0-9_])"
+_QUOTED: Final = re.compile(rf"[`'\"]{_NAME}[`'\"]", re.ASCII)
+_NAMED: Final = re.compile(
+    rf"(?:not found:|unknown \w{{1,12}}:?|\b(?:tool|function|action|column|table|model|field|attribute|method))"
+    rf"\s(?!not\b|does\b|is\b|call\b|with\b|name\b|was\b|of\b){_NAME}",
+    re.ASCII | re.IGNORECASE,
+)
+"""`Tool not found: get_status`, `Tool get_wether not found in agent`, `column user.id does not exist`."""
 _MAX_KNOWN: Final = 50
 _NOT_CLOSE_FACTOR: Final = 0.8
 """Of the confidence, where no existing name is close and the model must choose among all of them."""
@@ -41,11 +50,16 @@ def _wrong(context: Context) -> str | None:
     for key in ("identifier", "wrong", "name", "actual_value", "resource"):
         if value := context.detail(key):
             return value[:256]
-    if context.verdict.subtype == "unknown_tool":
-        return context.tool
     if context.of_model and context.verdict.subtype == "not_found":
         return context.model_name
-    return None
+    said = _named_in(context.message) if context.message else None
+    return said or (context.tool if context.verdict.subtype == "unknown_tool" else None)
+
+
+def _named_in(message: str) -> str | None:
+    """The name that a message says does not exist."""
+    match = _QUOTED.search(message[:1024]) or _NAMED.search(message[:1024])
+    return match.group(1) if match else None
 
 
 def _known(context: Context) -> list[str]:

@@ -75,13 +75,13 @@ def increase_timeout(context: Context) -> Remedy | None:
 
 def _allowed_s(context: Context) -> float | None:
     """The time that was too short. A call's message says its own; the runtime's limit may be the whole run's."""
-    said = _message(context) if context.verdict.category is Category.TOOL_FAILURE else None
+    said = context.message if context.verdict.category is Category.TOOL_FAILURE else None
     return (timeout_said_s(said) if said else None) or context.timeout_s
 
 
 def _observed_s(context: Context) -> float | None:
     """How long it took, where that is the time of what timed out and not of the run around it."""
-    metrics, said = context.event.metrics, _message(context)
+    metrics, said = context.event.metrics, context.message
     if metrics is None or (context.verdict.category is Category.TOOL_FAILURE and said and timeout_said_s(said)):
         return None
     return metrics.duration_s
@@ -111,7 +111,7 @@ def fallback_service(context: Context) -> Remedy | None:
 def repair_arguments(context: Context) -> Remedy | None:
     """Have the model make the call again, told what was wrong with it."""
     tool = context.tool
-    said = _message(context)
+    said = context.message
     text = with_note(
         f"The last call{f' of {name(tool)}' if tool else ''} was refused: its arguments are not valid.",
         f"The service said: {quoted(said, 300)}" if said else "",
@@ -161,11 +161,6 @@ def _fallbacks(context: Context) -> list[str]:
         if key is not None:
             names.extend(table.get(key, ()))
     return names
-
-
-def _message(context: Context) -> str | None:
-    response, error = context.event.tool_response, context.event.error
-    return (response.error if response is not None else None) or (error.message if error is not None else None)
 
 
 GENERATORS: Final[dict[Strategy, Generator]] = {
