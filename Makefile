@@ -62,7 +62,7 @@ check-unlocked: $(READY)
 	@$(UV) venv -q --python $(BIN)/python .venv-unlocked
 	@$(UV) pip install -q --python .venv-unlocked/bin/python . ./client
 	@.venv-unlocked/bin/omium-recovery --help > /dev/null
-	@echo '{"tenant_id":"t","execution_id":"e","error":{"message":"HTTP 429"}}' \
+	@echo '{"tenant_id":"t","execution_id":"e","tool_response":{"tool":"x","status_code":429}}' \
 		| .venv-unlocked/bin/omium-recovery classify | grep -q '"subtype":"rate_limit"'
 	@.venv-unlocked/bin/python -c 'import omium'
 	@rm -rf .venv-unlocked
