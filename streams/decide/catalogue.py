@@ -139,23 +139,32 @@ class Catalogue(_Table):
         return "default" in getattr(self, table)
 
     def _model_faults(self) -> list[str]:
-        faults = []
-        for model in self.models.values():
-            for direction in ("upgrade", "faster", "larger"):
-                seen, name = {model.name}, getattr(model, direction)
-                if name is not None and name not in self.models:
-                    faults.append(f"models.{model.name}.{direction}: there is no model {name!r}")
-                elif name is not None and _wrong_way(direction, model, self.models[name]):
-                    faults.append(
-                        f"models.{model.name}.{direction}: {name!r} is of the wrong {'window' if direction == 'larger' else 'tier'}"
-                    )
-                while name in self.models:
-                    if name in seen:
-                        faults.append(f"models.{model.name}.{direction}: runs in a circle through {name!r}")
-                        break
-                    seen.add(name)
-                    name = getattr(self.models[name], direction)
-        return faults
+        found = (
+            (f"models.{model.name}.{direction}", self._chain_fault(model, direction))
+            for model in self.models.values()
+            for direction in ("upgrade", "faster", "larger")
+        )
+        return [f"{place}: {fault}" for place, fault in found if fault is not None]
+
+    def _chain_fault(self, model: Model, direction: str) -> str | None:
+        name, seen = getattr(model, direction), {model.name}
+        if name is None:
+            return None
+        if name not in self.models:
+            return f"there is no model {name!r}"
+        following = self.models[name]
+        if direction == "larger" and following.window_tokens <= model.window_tokens:
+            return f"the window of {name!r} is no larger"
+        if direction == "upgrade" and following.tier < model.tier:
+            return f"{name!r} is of a lower tier"
+        if direction == "faster" and following.tier > model.tier:
+            return f"{name!r} is of a higher tier"
+        while name in self.models:
+            if name in seen:
+                return f"runs in a circle through {name!r}"
+            seen.add(name)
+            name = getattr(self.models[name], direction)
+        return None
 
     def _ladder_faults(self) -> list[str]:
         faults = []
@@ -207,12 +216,6 @@ class Catalogue(_Table):
         if value is None:
             value = self.value_usd.get(category, self.value_usd["default"])
         return round(value * 1e6)
-
-
-def _wrong_way(direction: str, model: Model, following: Model) -> bool:
-    if direction == "larger":
-        return following.window_tokens <= model.window_tokens
-    return following.tier < model.tier if direction == "upgrade" else following.tier > model.tier
 
 
 _SHIPPED: Final = files("streams.decide") / "catalogue.toml"

@@ -92,6 +92,12 @@ class Context:
             or self.amount("timeout_s")
         )
 
+    @property
+    def complex_task(self) -> bool:
+        """True where the runtime marked the task so."""
+        execution = self.event.execution
+        return execution is not None and execution.complexity is Complexity.COMPLEX
+
     @cached_property
     def why_bottleneck(self) -> str | None:
         """What tells that the model is the bottleneck, or None.
@@ -99,8 +105,7 @@ class Context:
         The runtime marked the task as complex; or a remedy on the same model has failed, and that
         was, best first, a stronger one than what is left.
         """
-        execution = self.event.execution
-        if execution is not None and execution.complexity is Complexity.COMPLEX:
+        if self.complex_task:
             return "the task is marked complex"
         if self.event.resumed_by is not None:
             return "a stronger remedy on the same model has failed"

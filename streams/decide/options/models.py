@@ -18,7 +18,7 @@ def model_upgrade(context: Context) -> Remedy | None:
     if current is None or better is None:
         return None
     bottleneck = context.why_bottleneck
-    gain = _gain(current, better, "complex") or _gain(current, better, "simple")
+    gain = _gain(current, better, "complex" if context.complex_task else "simple")
     if bottleneck is None:
         return _switch(
             context,
