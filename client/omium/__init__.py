@@ -35,9 +35,9 @@ from omium.records import (
     ToolCall,
     ToolResponse,
 )
-from omium.run import Run, current_run
+from omium.run import Run, current_command, current_run, note
 from omium.serve import Service
-from omium.step import Violation, note
+from omium.step import NotAppliedError, Violation
 
 __all__ = [
     "NONE",
@@ -55,6 +55,7 @@ __all__ = [
     "Metrics",
     "Modification",
     "Modifications",
+    "NotAppliedError",
     "Omium",
     "Outcome",
     "OutputSchema",
@@ -71,6 +72,7 @@ __all__ = [
     "ToolResponse",
     "Violation",
     "current",
+    "current_command",
     "current_run",
     "note",
 ]

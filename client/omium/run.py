@@ -161,16 +161,6 @@ class Run:
             return command.failure_id
         return self.report(error, resumed_by=command, **evidence)
 
-    @contextmanager
-    def resumed(self, command: Command) -> Iterator[Modifications]:
-        """Inside, this is the current run, resumed by `command`, and `omium.current()` are its modifications."""
-        token = _command.set(command)
-        try:
-            with self, using(command.modifications) as modifications:
-                yield modifications
-        finally:
-            _command.reset(token)
-
     def succeeded(
         self,
         command: Command,
@@ -253,6 +243,7 @@ def _outcome(command: Command, outcome: Outcome) -> dict[str, Any]:
 _current: contextvars.ContextVar[Run | None] = contextvars.ContextVar("omium_run", default=None)
 
 _command: contextvars.ContextVar[Command | None] = contextvars.ContextVar("omium_command", default=None)
+_notes: contextvars.ContextVar[Evidence | None] = contextvars.ContextVar("omium_notes", default=None)
 
 
 def current_run() -> Run | None:
@@ -263,3 +254,23 @@ def current_run() -> Run | None:
 def current_command() -> Command | None:
     """The command by which the run that the code here belongs to was resumed, or None."""
     return _command.get()
+
+
+def note(**evidence: Unpack[Evidence]) -> None:
+    """Inside a step: evidence that is sent only if the step fails, such as its tool's answer or its reasoning."""
+    notes = _notes.get()
+    if notes is not None:
+        notes.update(evidence)
+
+
+@contextmanager
+def attempt(run: Run, command: Command | None, modifications: Modifications) -> Iterator[Evidence]:
+    """Inside, the code belongs to `run` and to the attempt of `command`. Gives what it notes."""
+    notes = Evidence()
+    tokens = _command.set(command), _notes.set(notes)
+    try:
+        with run, using(modifications):
+            yield notes
+    finally:
+        _command.reset(tokens[0])
+        _notes.reset(tokens[1])

@@ -16,7 +16,9 @@ from confluent_kafka import TIMESTAMP_LOG_APPEND_TIME, Consumer, Message
 
 from omium import codec
 from omium.acceptor import MemoryFences
-from omium.records import Command, Outcome
+from omium.records import Command, Evidence, Outcome
+from omium.run import attempt
+from omium.step import NotAppliedError, Violation, reported
 
 if TYPE_CHECKING:
     from omium.client import Omium
@@ -185,15 +187,22 @@ class Service:
                 run.not_applied(command, "expired while it waited for a worker")
                 return
             command.begin(self._client.clock.now())
-            with run.resumed(command):
-                outcome: Any = self._handler(command)
-            if outcome is None:
-                outcome = Outcome.succeeded()
-            if not isinstance(outcome, Outcome):
-                raise TypeError(f"a handler returns an Outcome or None, not {type(outcome).__name__}")
-            run.tell(command, outcome)
-        except BaseException as error:
-            run.failed_again(command, error, checkpoint=command.checkpoint)
+            evidence = Evidence(checkpoint=command.checkpoint)
+            try:
+                with attempt(run, command, command.modifications) as notes:
+                    outcome: Any = self._handler(command)
+            except NotAppliedError as error:
+                outcome = Outcome.not_applied(str(error))
+            except BaseException as error:
+                if not reported(error, run):
+                    evidence.update(notes)
+                    evidence.update(error.evidence if isinstance(error, Violation) else {})
+                    run.failed_again(command, error, **evidence)
+                return
+            if not isinstance(outcome, Outcome | None):
+                _log.error("omium: a handler returns an Outcome or None, not %s", type(outcome).__name__)
+                outcome = None
+            run.tell(command, outcome or Outcome.succeeded())
         finally:
             with self._lock:
                 self._running -= 1

@@ -7,16 +7,14 @@ import functools
 import inspect
 import logging
 import uuid
-from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal, ParamSpec, TypedDict, TypeVar, Unpack
 
 from omium.constraints import violations
-from omium.modifications import Modifications, current, using
+from omium.modifications import Modifications, current
 from omium.records import Checkpoint, Command, Evidence
-from omium.run import Run, current_command, current_run
+from omium.run import Run, attempt, current_command, current_run
 
 if TYPE_CHECKING:
     from omium.client import Omium
@@ -26,9 +24,10 @@ R = TypeVar("R")
 _log = logging.getLogger("omium")
 # The orchestrator ends a recovery far earlier; this only keeps a faulty one from looping an agent.
 _MOST_ATTEMPTS: Final = 20
+_REPORTED: Final = "__omium_reported__"
 
 
-class Violation(Exception):  # noqa: N818  names what happened, as Python's own KeyboardInterrupt does
+class Violation(Exception):  # noqa: N818  names what happened, as KeyboardInterrupt does
     """A step's answer breaks its constraints, or what `check` demands. Raise it yourself with more evidence."""
 
     def __init__(self, message: str, **evidence: Unpack[Evidence]) -> None:
@@ -36,19 +35,25 @@ class Violation(Exception):  # noqa: N818  names what happened, as Python's own 
         self.evidence = evidence
 
 
+class NotAppliedError(Exception):
+    """Raise it in a resumed step or a handler: the command cannot be followed, another may come."""
+
+
 class StepOptions(TypedDict, total=False):
-    """How a step is watched. Callables get the arguments of the step, or its answer where it says so."""
+    """How a step is watched."""
 
     execution: str | Callable[..., str]
-    """The execution it belongs to. Absent: the current run (`with client.run(...)`), else one of its own."""
+    """The execution it belongs to, or from the step's arguments. Absent: the current run (`with
+    client.run(...)`), else an execution of its own."""
     checkpoint: Checkpoint | str | Callable[..., Checkpoint | Mapping[str, Any] | str]
-    """Where it begins. Absent: the last checkpoint of the run, else its own beginning, while it waits."""
+    """Where it begins, or from the step's arguments. Absent: the last checkpoint of the run, else its own
+    beginning, from which this process can go on while it waits."""
     constraints: Mapping[str, Any]
     """What its answer must keep. An answer that does not is a failure, and is sent as evidence."""
     check: Callable[[Any], str | Violation | None]
     """From its answer: what is wrong with it, or None. For what constraints cannot say."""
     evidence: Evidence
-    """Goes with every failure of the step: prompt, facts, required steps ..."""
+    """Goes with every failure of the step: its prompt, facts, required steps ..."""
     wait_s: float
     """Instead of the client's."""
     on_violation: Literal["raise", "return"]
@@ -61,10 +66,9 @@ class StepOptions(TypedDict, total=False):
 class _Call:
     """Asks the driver to run the step."""
 
+    run: Run
+    command: Command | None
     modifications: Modifications
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    notes: Evidence
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,19 +81,15 @@ class _Wait:
 
 
 @dataclass(frozen=True, slots=True)
-class _Raised:
-    error: BaseException
+class _Done:
+    """What came of a call: an answer, or an exception."""
+
+    answer: Any
+    error: BaseException | None
+    notes: Evidence
 
 
 _Life = Generator[_Call | _Wait, Any, Any]
-_notes: ContextVar[Evidence | None] = ContextVar("omium_notes", default=None)
-
-
-def note(**evidence: Unpack[Evidence]) -> None:
-    """Inside a step: evidence that is sent only if the step fails, such as its tool's answer or its reasoning."""
-    notes = _notes.get()
-    if notes is not None:
-        notes.update(evidence)
 
 
 def step(client: Omium, name: str, options: StepOptions) -> Callable[[Callable[P, R]], Callable[P, R]]:
@@ -101,61 +101,57 @@ def step(client: Omium, name: str, options: StepOptions) -> Callable[[Callable[P
     """
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
-        watched = _Step(client, name, options, "mods" in inspect.signature(function).parameters)
+        watched = _Step(client, name, options)
+        takes_mods = "mods" in inspect.signature(function).parameters
+
+        def call(ask: _Call, args: Any, kwargs: dict[str, Any]) -> Any:
+            if takes_mods and "mods" not in kwargs:
+                kwargs = kwargs | {"mods": ask.modifications}
+            return function(*args, **kwargs)
 
         async def run_async(*args: P.args, **kwargs: P.kwargs) -> Any:
-            return await _drive_async(watched.life(args, kwargs), function)
+            return await _drive_async(watched.life(args, kwargs), lambda ask: call(ask, args, kwargs))
 
         def run(*args: P.args, **kwargs: P.kwargs) -> Any:
-            return _drive(watched.life(args, kwargs), function)
+            return _drive(watched.life(args, kwargs), lambda ask: call(ask, args, kwargs))
 
         return functools.wraps(function)(run_async if inspect.iscoroutinefunction(function) else run)
 
     return decorate
 
 
-def _drive(life: _Life, function: Callable[..., Any]) -> Any:
-    ask = next(life)
-    while True:
-        if isinstance(ask, _Wait):
-            told: Any = ask.run.wait(ask.failure_id, ask.timeout_s)
-        else:
-            with _attempt(ask):
-                try:
-                    told = function(*ask.args, **ask.kwargs)
-                except BaseException as error:
-                    told = _Raised(error)
-        try:
-            ask = life.send(told)
-        except StopIteration as end:
-            return end.value
-
-
-async def _drive_async(life: _Life, function: Callable[..., Any]) -> Any:
-    ask = next(life)
-    while True:
-        if isinstance(ask, _Wait):
-            told: Any = await ask.run.wait_async(ask.failure_id, ask.timeout_s)
-        else:
-            with _attempt(ask):
-                try:
-                    told = await function(*ask.args, **ask.kwargs)
-                except BaseException as error:
-                    told = _Raised(error)
-        try:
-            ask = life.send(told)
-        except StopIteration as end:
-            return end.value
-
-
-@contextmanager
-def _attempt(call: _Call) -> Iterator[None]:
-    token = _notes.set(call.notes)
+def _drive(life: _Life, call: Callable[[_Call], Any]) -> Any:
+    told: Any = None
     try:
-        with using(call.modifications):
-            yield
-    finally:
-        _notes.reset(token)
+        while True:
+            ask = life.send(told)
+            if isinstance(ask, _Wait):
+                told = ask.run.wait(ask.failure_id, ask.timeout_s)
+                continue
+            with attempt(ask.run, ask.command, ask.modifications) as notes:
+                try:
+                    told = _Done(call(ask), None, notes)
+                except BaseException as error:
+                    told = _Done(None, error, notes)
+    except StopIteration as end:
+        return end.value
+
+
+async def _drive_async(life: _Life, call: Callable[[_Call], Any]) -> Any:
+    told: Any = None
+    try:
+        while True:
+            ask = life.send(told)
+            if isinstance(ask, _Wait):
+                told = await ask.run.wait_async(ask.failure_id, ask.timeout_s)
+                continue
+            with attempt(ask.run, ask.command, ask.modifications) as notes:
+                try:
+                    told = _Done(await call(ask), None, notes)
+                except BaseException as error:
+                    told = _Done(None, error, notes)
+    except StopIteration as end:
+        return end.value
 
 
 def passes(error: BaseException) -> bool:
@@ -165,12 +161,16 @@ def passes(error: BaseException) -> bool:
     return any(kind.__name__ == "GraphBubbleUp" for kind in type(error).__mro__)
 
 
+def reported(error: BaseException, run: Run) -> bool:
+    """Whether a step inside has reported `error` already, as a failure of the same execution."""
+    return getattr(error, _REPORTED, None) == run.key
+
+
 @dataclass(frozen=True, slots=True)
 class _Step:
     client: Omium
     name: str
     options: StepOptions
-    takes_mods: bool
 
     def life(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Life:
         """The policy, without IO: yields what is to be done, is sent what came of it, returns the step's answer.
@@ -178,34 +178,46 @@ class _Step:
         Raises the step's own exception, that of the last attempt.
         """
         run = self._run(args, kwargs)
-        # Inside a handler of `serve` the step's first run is already part of an attempt.
-        resumed = current_command()
+        # Inside an attempt of somebody else (a handler, a step around this one) the first run is part of it.
+        outer = current_command()
         command: Command | None = None
+        last: _Done | None = None
         failure_id = ""
         for attempts_left in reversed(range(_MOST_ATTEMPTS)):
             modifications = command.modifications if command else current()
-            call = _Call(modifications, args, self._with(kwargs, modifications), Evidence())
-            answer = yield call
-            error: BaseException | None = answer.error if isinstance(answer, _Raised) else self._violation(answer)
+            done: _Done = yield _Call(run, command or outer, modifications)
+            error = done.error or self._violation(done.answer)
             if error is None:
                 if command is not None:
-                    run.succeeded(command, answer if self._sends_output else None)
-                return answer
-            if passes(error):
+                    run.succeeded(command, done.answer if self._sends_output else None)
+                return done.answer
+            if passes(error) or (reported(error, run) and last is None):
                 raise error
-            evidence = self._evidence(run, error, call, answer)
-            if command is not None:
-                failure_id = run.failed_again(command, error, **evidence)
+            if isinstance(error, NotAppliedError) and command is not None:
+                run.not_applied(command, str(error))
             else:
-                failure_id = run.report(error, resumed_by=resumed, **evidence)
+                last = _Done(done.answer, error, done.notes)
+                evidence = self._evidence(run, last, args, kwargs)
+                if command is not None:
+                    failure_id = run.failed_again(command, error, **evidence)
+                else:
+                    failure_id = run.report(error, resumed_by=outer, **evidence)
             command = (yield _Wait(run, failure_id, self.options.get("wait_s"))) if attempts_left else None
             if command is None:
                 break
         self.client.forget(failure_id)
-        assert error is not None
-        if isinstance(answer, _Raised) or self.options.get("on_violation", "raise") == "raise":
-            raise error
-        return answer
+        return self._give_up(run, last)
+
+    def _give_up(self, run: Run, last: _Done | None) -> Any:
+        assert last is not None
+        assert last.error is not None
+        if type(last.error) is Violation and self.options.get("on_violation") == "return" and last.answer is not None:
+            return last.answer
+        try:
+            setattr(last.error, _REPORTED, run.key)
+        except Exception:
+            _log.debug("omium: %s takes no mark", type(last.error).__name__)
+        raise last.error
 
     @property
     def _sends_output(self) -> bool:
@@ -220,36 +232,33 @@ class _Step:
             _log.exception("omium: step %s: its execution cannot be named", self.name)
         return current_run() or self.client.run(f"{self.name[:200]}-{uuid.uuid4().hex}")
 
-    def _with(self, kwargs: dict[str, Any], modifications: Modifications) -> dict[str, Any]:
-        return kwargs | {"mods": modifications} if self.takes_mods and "mods" not in kwargs else kwargs
-
     def _violation(self, answer: Any) -> Violation | None:
         try:
             if found := violations(answer, self.options.get("constraints", {})):
                 return Violation("; ".join(found))
             wrong = self.options["check"](answer) if "check" in self.options else None
+            return Violation(wrong) if isinstance(wrong, str) else wrong
         except Exception:
             _log.exception("omium: step %s: its answer cannot be checked", self.name)
             return None
-        return Violation(wrong) if isinstance(wrong, str) else wrong
 
-    def _evidence(self, run: Run, error: BaseException, call: _Call, answer: Any) -> Evidence:
+    def _evidence(self, run: Run, last: _Done, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Evidence:
         """What is known of the failure: the step's standing evidence first, the error's own word last."""
         evidence = Evidence(step=self.name)
         try:
             place = self.options.get("checkpoint")
             if place is not None:
-                evidence["checkpoint"] = place(*call.args, **call.kwargs) if callable(place) else place
+                evidence["checkpoint"] = place(*args, **kwargs) if callable(place) else place
             elif run.last_checkpoint is None:
-                # The process that waits here can go on from the step's own beginning.
                 evidence["checkpoint"] = f"{self.name[:200]}-start"
             evidence.update(self.options.get("evidence", {}))
             if "constraints" in self.options:
                 evidence["constraints"] = self.options["constraints"]
-                if not isinstance(answer, _Raised):
-                    evidence["output"] = answer
-            evidence.update(call.notes)
-            evidence.update(error.evidence if isinstance(error, Violation) else {})
+                if last.answer is not None:
+                    evidence["output"] = last.answer
+            evidence.update(last.notes)
+            if isinstance(last.error, Violation):
+                evidence.update(last.error.evidence)
         except Exception:
             _log.exception("omium: step %s: its evidence is incomplete", self.name)
         return evidence
