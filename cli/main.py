@@ -144,11 +144,17 @@ def history(ctx: typer.Context, execution: Execution, clickhouse: ClickHouse = N
 
 
 @app.command()
-def sql(ctx: typer.Context, query: str, clickhouse: ClickHouse = None, as_json: Json = False) -> None:
-    """Run a query on the audit database."""
+def sql(
+    ctx: typer.Context,
+    query: Annotated[str, typer.Argument(help="ClickHouse SQL; start with: SELECT * FROM recovery_audit LIMIT 5")],
+    clickhouse: ClickHouse = None,
+    as_json: Json = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="For spreadsheets: CSV with a header.")] = False,
+) -> None:
+    """Run a query on the audit database: a table on a terminal, tab separated into a pipe."""
     from cli import queries
 
-    raise typer.Exit(queries.sql(settings(ctx, clickhouse=clickhouse), query, as_json=as_json))
+    raise typer.Exit(queries.sql(settings(ctx, clickhouse=clickhouse), query, as_json=as_json, as_csv=as_csv))
 
 
 @app.command()

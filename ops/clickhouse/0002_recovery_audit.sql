@@ -66,6 +66,7 @@ SELECT
     if(verdict_type != '', verdict_subtype, anyIf(e.subtype, e.kind = 'resume_command')) AS subtype,
     countIf(e.kind = 'resume_command' OR e.kind = 'disposition'
         AND e.status NOT IN ('duplicate', 'ignored', 'expired', 'stale', 'phantom', 'forwarded')) > 0
+        AND countIf(e.kind = 'disposition' AND e.status = 'ignored') = 0
         AND failure_type != 'none' AS handled,
     arraySort(groupUniqArrayIf(e.status, e.kind = 'disposition')) AS dispositions,
     argMinIf(e.body, (e.appended_at, e.partition, e.offset), e.kind = 'failure_event') AS failure,
@@ -84,8 +85,8 @@ SELECT
     f.recovery_id AS recovery_id,
     c.command_id AS command_id,
     f.attempt AS attempt,
-    f.failure_type AS failure_type,
-    f.subtype AS subtype,
+    if(f.failure_type != '', f.failure_type, r.failure_type) AS failure_type,
+    if(f.failure_type != '', f.subtype, r.subtype) AS subtype,
     f.severity AS severity,
     f.detected_at AS failure_detected_at,
     f.last_seen_at AS last_seen_at,
@@ -95,8 +96,8 @@ SELECT
     multiIf(c.status != '', c.status, r.status != '', r.status, 'open') AS status,
     r.reason AS reason,
     CAST(multiIf(
-        c.status != '', c.status = 'succeeded',
-        r.status != '', r.status = 'success' AND f.attempt IN (0, r.attempts),
+        c.status = 'succeeded' OR r.status = 'success' AND f.attempt IN (0, r.attempts), true,
+        c.status != '' OR r.status != '', false,
         NULL), 'Nullable(Bool)') AS success,
     c.cost_microusd AS cost_microusd,
     dateDiff('millisecond', f.detected_at, ended_at) / 1000 AS duration_s,

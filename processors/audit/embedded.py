@@ -12,6 +12,7 @@ import fcntl
 import os
 import secrets
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final, Self
 from urllib.parse import urlsplit
@@ -29,7 +30,11 @@ _POLL_S: Final = 0.05
 
 
 class EmbeddedError(Exception):
-    """The embedded engine cannot be opened, or its owner does not answer."""
+    """The embedded engine cannot be opened."""
+
+
+class OwnedError(EmbeddedError):
+    """Another process owns it."""
 
 
 def folder(url: str) -> Path:
@@ -51,6 +56,31 @@ def owner_url(url: str) -> str | None:
         return None
     address: str | None = document.get("url")
     return address
+
+
+@contextlib.contextmanager
+def reading(url: str, timeout_s: float = 10.0) -> Iterator[str]:
+    """The address at which the engine at `url` answers; this process is its owner where no other is.
+
+    Raises EmbeddedError where there is no engine, or its owner does not answer in time.
+    """
+    if not (folder(url) / _LOCK_FILE).exists():
+        raise EmbeddedError(f"there is no embedded ClickHouse in {folder(url)}: the audit worker makes it")
+    deadline = time.monotonic() + timeout_s
+    while True:
+        # Between taking the lock and saying where it answers, an owner opens the engine: a second or two.
+        if address := owner_url(url):
+            yield address
+            return
+        try:
+            engine = EmbeddedEngine(url).start(timeout_s=_POLL_S)
+        except OwnedError:
+            if time.monotonic() > deadline:
+                raise
+            continue
+        with engine:
+            yield engine.url
+            return
 
 
 def _lock(file: IO[bytes], kind: int) -> bool:
@@ -76,16 +106,15 @@ class EmbeddedEngine:
         self._file: IO[bytes] | None = None
         self._server: ReadOnlyServer | None = None
 
-    def start(self, *, serve: bool = True, timeout_s: float = 10.0) -> Self:
-        """Take the folder, open the engine and answer others. Raises EmbeddedError where another process has it."""
+    def start(self, *, timeout_s: float = 10.0) -> Self:
+        """Take the folder, open the engine and answer others. Raises EmbeddedError."""
         self.folder.mkdir(parents=True, exist_ok=True)
         self._file = self._take(timeout_s)
         try:
             self.client = clickhouse_connect.get_client(
                 interface="chdb", path=str(self.folder), tz_mode="aware", show_clickhouse_errors=True
             )
-            if serve:
-                self._serve()
+            self._serve()
         except ImportError as error:
             self.close()
             raise EmbeddedError(
@@ -103,7 +132,7 @@ class EmbeddedEngine:
         while not _lock(file, fcntl.LOCK_EX):
             if time.monotonic() > deadline:
                 file.close()
-                raise EmbeddedError(f"another process owns the embedded ClickHouse in {self.folder}")
+                raise OwnedError(f"another process owns the embedded ClickHouse in {self.folder}")
             time.sleep(_POLL_S)
         file.truncate(0)
         return file

@@ -60,7 +60,7 @@ _RETRY_MAX_S: Final = 5.0
 
 
 def run(settings: Settings) -> int:
-    """Work until SIGTERM or SIGINT; 0 then, 1 where the database contradicts this release. Blocks."""
+    """Work until SIGTERM or SIGINT; 0 then, 2 where the database contradicts this release. Blocks."""
     logs.configure(settings)
     stop = threading.Event()
     with _signals(stop), Store(settings.clickhouse) as store:
@@ -72,7 +72,7 @@ def run(settings: Settings) -> int:
             worker.run()
         except MigrationError as error:
             _log.critical("audit: %s", error)
-            return 1
+            return 2
         finally:
             lag.close()
             health.close()

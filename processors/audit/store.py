@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from typing import Any, Final, Self
 from urllib.parse import urlsplit
 
@@ -11,7 +11,7 @@ import clickhouse_connect
 from clickhouse_connect.driver.exceptions import ClickHouseError
 
 from ops.runtime import failpoints
-from processors.audit.embedded import CHDB, EmbeddedEngine, EmbeddedError
+from processors.audit.embedded import CHDB, EmbeddedEngine, EmbeddedError, reading
 from processors.audit.migrate import migrate
 from processors.audit.rows import Row
 
@@ -34,6 +34,15 @@ def connect(url: str) -> Any:
         # Requests of a session exclude each other; nothing here needs one.
         autogenerate_session_id=False,
     )
+
+
+@contextmanager
+def reader(url: str) -> Iterator[Any]:
+    """A client that reads the audit database at `url`, whoever owns it. Raises one of `UNAVAILABLE`."""
+    with ExitStack() as stack:
+        if url.startswith(CHDB):
+            url = stack.enter_context(reading(url))
+        yield stack.enter_context(closing(connect(url)))
 
 
 class Store(AbstractContextManager["Store"]):

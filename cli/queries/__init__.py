@@ -1,0 +1,158 @@
+"""`explain`, `history` and `sql`: what the audit database knows. stdout is data, stderr is progress."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from typing import Any, Final
+
+import orjson
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from cli.context import ExitCode, fail, put_json, say
+from cli.queries.page import clean, show
+from cli.queries.story import Fact, tell
+from ops.runtime.settings import Settings
+from processors.audit.store import UNAVAILABLE, reader
+from schemas.records import parse_json_text
+
+_PIPED_CHARS: Final = 160
+_FACTS: Final = """
+SELECT kind, topic, appended_at, failure_id, recovery_id, command_id, attempt, status, reason, body
+FROM v_events
+WHERE tenant_id = {tenant:String} AND execution_id = {execution:String}
+ORDER BY appended_at, topic, partition, offset
+LIMIT 10000
+"""
+_TENANTS: Final = """
+SELECT DISTINCT tenant_id, execution_id FROM audit_events
+WHERE execution_id = {whole:String}
+   OR tenant_id = {tenant:String} AND execution_id = {execution:String}
+ORDER BY tenant_id LIMIT 20
+"""
+
+
+def explain(settings: Settings, execution: str, *, as_json: bool = False) -> ExitCode:
+    """Tell what failed, why we think so, the options with their reasons, what was done, how it ended."""
+    with _database(settings) as client:
+        if (found := _resolve(client, execution)) is None:
+            say(f"nothing is known of {execution}")
+            return ExitCode.FAILED
+        tenant_id, execution_id = found
+        rows = client.query(_FACTS, parameters={"tenant": tenant_id, "execution": execution_id}).result_rows
+    story = tell(tenant_id, execution_id, map(_fact, rows))
+    if as_json:
+        put_json(asdict(story))
+        return ExitCode.OK
+    if not (story.recoveries or story.others or story.unreadable):
+        say(f"no failure of {tenant_id}/{execution_id} is known")
+        return ExitCode.OK
+    show(story, _console())
+    return ExitCode.OK
+
+
+def history(settings: Settings, execution: str, *, as_json: bool = False) -> ExitCode:
+    """All failures of one execution, how each was recovered, and the success rate; zeros where there are none."""
+    with _database(settings) as client:
+        found = _resolve(client, execution)
+        tenant_id, execution_id = found or ("", execution)
+        query = "SELECT * FROM recovery_history(tenant_id={tenant:String}, execution_id={execution:String})"
+        answer = client.raw_query(query, parameters={"tenant": tenant_id, "execution": execution_id}, fmt="JSONEachRow")
+    document = orjson.loads(answer)
+    if found is None:
+        say(f"nothing is known of {execution}")
+    if as_json:
+        put_json(document)
+    else:
+        _show_history(document)
+    return ExitCode.OK if found else ExitCode.FAILED
+
+
+def sql(settings: Settings, query: str, *, as_json: bool = False, as_csv: bool = False) -> ExitCode:
+    """Print the answer to a query: a table on a terminal, tab separated into a pipe; its own FORMAT clause wins."""
+    form = "JSONEachRow" if as_json else "CSVWithNames" if as_csv else None
+    form = form or ("PrettyCompactMonoBlock" if sys.stdout.isatty() else "TabSeparatedWithNames")
+    text = query.strip().rstrip(";")
+    with _database(settings) as client:
+        stream = client.raw_stream(text, fmt=None if _has_format(text) else form)
+        shutil.copyfileobj(stream, sys.stdout.buffer)
+        sys.stdout.buffer.flush()
+    return ExitCode.OK
+
+
+def _has_format(query: str) -> bool:
+    words = query.upper().split()
+    return len(words) > 1 and words[-2] == "FORMAT"
+
+
+@contextlib.contextmanager
+def _database(settings: Settings) -> Iterator[Any]:
+    # It logs what it also raises.
+    logging.getLogger("clickhouse_connect").setLevel(logging.CRITICAL)
+    try:
+        with reader(settings.clickhouse) as client:
+            yield client
+    except BrokenPipeError:
+        sys.stdout = open("/dev/null", "w")  # noqa: SIM115, PTH123  Python complains once more at its end
+    except UNAVAILABLE as error:
+        text = " ".join(str(error).split())
+        refused = "DB::Exception" in text
+        fail(clean(text), ExitCode.USAGE if refused else ExitCode.UNREACHABLE)
+
+
+def _resolve(client: Any, execution: str) -> tuple[str, str] | None:
+    """tenant_id and execution_id of `execution`, which may name both; None where nothing is known of it."""
+    tenant, _, rest = execution.partition("/")
+    names = {"whole": execution, "tenant": tenant, "execution": rest}
+    found = [tuple(row) for row in client.query(_TENANTS, parameters=names).result_rows]
+    if rest and (tenant, rest) in found:
+        return tenant, rest
+    if len(found) > 1:
+        fail(f"several tenants have it: {', '.join(f'{t}/{e}' for t, e in found)}", ExitCode.USAGE)
+    return (found[0][0], found[0][1]) if found else None
+
+
+def _fact(row: Sequence[Any]) -> Fact:
+    kind, topic, at, failure_id, recovery_id, command_id, attempt, status, reason, body = row
+    document = parse_json_text(body)
+    return Fact(
+        kind=kind,
+        topic=topic,
+        at=at,
+        failure_id=failure_id,
+        recovery_id=recovery_id,
+        command_id=command_id,
+        attempt=attempt,
+        status=status,
+        reason=reason,
+        body=document if isinstance(document, dict) else {},
+    )
+
+
+def _console() -> Console:
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=_PIPED_CHARS)
+
+
+def _show_history(document: dict[str, Any]) -> None:
+    console = _console()
+    rate = document["recovery_success_rate"]
+    console.print(
+        Text(f"{clean(document['execution_id'])}: {document['total_failures']} failures, {rate:.0%} recovered")
+    )
+    if not document["events"]:
+        return
+    table = Table(box=None, padding=(0, 2), pad_edge=False)
+    for name in ("time (UTC)", "failure type", "strategy", "success"):
+        table.add_column(name, header_style="dim")
+    for event in document["events"]:
+        strategy = event["recovery_strategy"] or "none"
+        success = Text("yes", style="green") if event["success"] else Text("no", style="red")
+        table.add_row(clean(event["time"]), clean(event["failure_type"]), clean(strategy), success)
+    console.print(table)
