@@ -51,22 +51,19 @@ def async_execution(context: Context) -> Remedy | None:
     if response is None or not response.supports_async:
         return None
     wait = _allowed_s(context)
-    expected = POLL_INTERVAL_S * max(1, math.ceil(_TIMEOUT_FACTOR * wait / POLL_INTERVAL_S)) if wait else None
     return Remedy(
         dumps({"poll_interval_s": POLL_INTERVAL_S, "max_polls": MAX_POLLS}),
         "The tool can be asked for its result later, so nothing has to wait for it.",
-        latency_s=min(expected, POLL_INTERVAL_S * MAX_POLLS) if expected else None,
+        latency_s=min(_TIMEOUT_FACTOR * wait + POLL_INTERVAL_S, MAX_POLLS * POLL_INTERVAL_S) if wait else None,
     )
 
 
 def increase_timeout(context: Context) -> Remedy | None:
     """Twice the time that was too short, or half as much again as was observed, whichever is longer."""
     before, observed = _allowed_s(context), _observed_s(context)
-    if before is None and not observed:
-        after = _PUBLISHED_TIMEOUT_S
-    else:
-        after = math.ceil(max(_TIMEOUT_FACTOR * (before or 0.0), _OBSERVED_MARGIN * (observed or 0.0)))
-    after = min(after, context.catalogue.limits.max_timeout_s)
+    wanted = max(_TIMEOUT_FACTOR * (before or 0.0), _OBSERVED_MARGIN * (observed or 0.0)) or _PUBLISHED_TIMEOUT_S
+    # The cap first: a claimed duration may be too large to round.
+    after = math.ceil(min(wanted, context.catalogue.limits.max_timeout_s))
     if before is not None and after <= before:
         return None
     why = f"{before:g} s were too short." if before else "The time allowed was too short."

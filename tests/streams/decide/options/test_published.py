@@ -1,4 +1,4 @@
-"""Each published strategy is the best option of some realistic failure, with the published confidence and parameters."""
+"""Each published strategy is some realistic failure's best option, with the published confidence and parameters."""
 
 from __future__ import annotations
 

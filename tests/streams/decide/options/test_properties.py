@@ -1,0 +1,80 @@
+"""What holds of the options of every failure under every verdict."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+from events import KIND_OF, classifications, events
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from schemas.modifications import parameters
+from schemas.records import (
+    Category,
+    Classification,
+    ConfidenceRow,
+    FailureEvent,
+    Origin,
+    Severity,
+    SideEffects,
+    Strategy,
+)
+from streams.decide import Rates, decide
+from streams.decide.catalogue import shipped
+from streams.decide.options import options
+
+NOW = datetime(2026, 11, 23, 9, 0, tzinfo=UTC)
+MAX_OPTIONS_CHARS = 200_000
+"""Well under the 512 KiB of a record on recovery.options, whatever the failure held."""
+
+rows = st.builds(
+    lambda subtype, strategy, samples, successes: ConfidenceRow(
+        subtype=subtype,
+        severity=Severity.HIGH,
+        attempt_class="1",
+        strategy=strategy,
+        samples=samples,
+        successes=successes,
+        window_start=NOW - timedelta(days=7),
+        updated_at=NOW,
+    ),
+    st.sampled_from(["rate_limit", "timeout", "range_violation", "wrong_conclusion"]),
+    st.sampled_from(list(Strategy)),
+    st.integers(0, 40),
+    st.integers(0, 40),
+)
+rates = st.lists(rows, max_size=6).map(Rates.of)
+
+
+@settings(max_examples=1500, deadline=None)
+@given(events, classifications, rates)
+def test_options_of_any_failure(event: FailureEvent, verdict: Classification, known: Rates) -> None:
+    offered = options(event, verdict, shipped(), known, now=NOW)
+    if verdict.category is Category.NONE:
+        assert offered == ()
+        return
+    *automatic, last = offered
+    assert last.strategy is Strategy.ASK_HUMAN
+    assert last.why
+    order = [(-o.confidence, o.cost_microusd, o.latency_s, o.strategy) for o in automatic]
+    assert order == sorted(order)
+    strategies = [option.strategy for option in automatic]
+    assert len(set(strategies)) == len(strategies)
+    for option in automatic:
+        parameters(option.strategy, option.parameters)
+        if event.agent.capabilities is not None:
+            assert KIND_OF[option.strategy] in event.agent.capabilities
+    if event.side_effects_since_checkpoint is SideEffects.UNSAFE or verdict.category is Category.UNCLASSIFIED:
+        assert automatic == []
+    assert sum(len(option.parameters) + len(option.why) for option in offered) < MAX_OPTIONS_CHARS
+
+
+@settings(max_examples=500, deadline=None)
+@given(events, rates)
+def test_any_failure_gets_a_decision(event: FailureEvent, known: Rates) -> None:
+    """Through the real classifier; equal arguments give an equal decision."""
+    first, second = (
+        decide(event, failure_id="f", origin=Origin(partition=0, offset=1), rates=known, catalogue=shipped(), now=NOW)
+        for _ in range(2)
+    )
+    assert first == second
