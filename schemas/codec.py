@@ -205,7 +205,8 @@ def to_avro(record: Event) -> bytes:
     out = io.BytesIO()
     out.write(_MAGIC)
     out.write(version.fingerprint)
-    fastavro.schemaless_writer(out, version.writer, record.model_dump(by_alias=True))
+    # Our lists are tuples, which fastavro would take for (branch of the union, value).
+    fastavro.schemaless_writer(out, version.writer, record.model_dump(by_alias=True), disable_tuple_notation=True)
     return out.getvalue()
 
 

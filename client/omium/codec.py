@@ -69,7 +69,8 @@ def encode(topic: str, record: Mapping[str, Any], *, event_id: str, source: str,
     print_, parsed = schema(name)
     out = io.BytesIO()
     out.write(_MAGIC + print_)
-    fastavro.schemaless_writer(out, parsed, record)
+    # A list may be a tuple, which fastavro would take for (branch of the union, value).
+    fastavro.schemaless_writer(out, parsed, record, disable_tuple_notation=True)
     headers = [
         ("ce_specversion", b"1.0"),
         ("ce_id", event_id.encode()),
