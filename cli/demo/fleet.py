@@ -1,59 +1,36 @@
-"""`python -m cli.demo.fleet PLAN`: a process of agents that work, fail, and come back by the `omium` client alone.
-
-The plan is a JSON file: {bootstrap, services_port, reports, every_s, runs: [{execution_id, work}]}. How each run
-ended is appended to the file `reports`, a JSON line each: {execution_id, output, right, error}.
-"""
+"""`python -m cli.demo.fleet PLAN`: a process of agents that work, fail, and come back by the `omium` client alone."""
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
 
 from omium import NONE, Agent, Modifications, Omium
 
-from cli.demo.job import Job, Json, Work
+from cli.demo.job import Job, Json, RunFailed, Work
+from cli.demo.plan import TENANT, Plan, Planned, Report, Reports
 from cli.demo.work import WORKS
-
-TENANT: Final = "demo"
-WAIT_S: Final = 75.0
-"""Patience of an agent: a worker that was killed is back long before."""
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What one process of the fleet has to do."""
-
-    bootstrap: str
-    services_port: int
-    reports: str
-    every_s: float
-    """Time between the starts of two runs."""
-    runs: list[dict[str, str]]
 
 
 class Fleet:
     """All agents of this process: each kind of agent has a client of its own, as it would in a process of its own."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, reports: Reports) -> None:
         self._plan = plan
+        self._reports = reports
         self._clients: dict[tuple[str, tuple[str, ...]], Omium] = {}
-        self._reports = Path(plan.reports).open("a", buffering=1)  # noqa: SIM115  closed by close
         self._lock = threading.Lock()
 
     def work(self) -> None:
         """Run everything; returns when all runs have ended."""
         threads = []
         for run in self._plan.runs:
-            thread = threading.Thread(target=self._run, args=(WORKS[run["work"]], run["execution_id"]), daemon=True)
-            thread.start()
-            threads.append(thread)
+            threads.append(threading.Thread(target=self._run, args=(run,), daemon=True))
+            threads[-1].start()
             time.sleep(self._plan.every_s)
         for thread in threads:
             thread.join()
@@ -62,27 +39,32 @@ class Fleet:
         """Send what is queued."""
         for client in self._clients.values():
             client.close()
-        self._reports.close()
 
-    def _run(self, work: Work, execution_id: str) -> None:
-        job = Job(execution_id=execution_id, services_port=self._plan.services_port)
-        report: dict[str, Any] = {"execution_id": execution_id, "output": None, "right": False, "error": ""}
+    def _run(self, run: Planned) -> None:
+        work = WORKS[run.work]
+        job = Job(execution_id=run.execution_id, services_port=self._plan.services_port)
         try:
-            report["output"] = self._watched(work)(job)
-            report["right"] = work.right(report["output"])
+            output = self._watched(work)(job)
         except Exception as error:
-            report["error"] = f"{type(error).__name__}: {error}"
-        with self._lock:
-            self._reports.write(json.dumps(report) + "\n")
+            self._reports.add(Report(execution_id=run.execution_id, failures=job.failures, error=str(error)))
+        else:
+            right = work.right(output)
+            report = Report(execution_id=run.execution_id, failures=job.failures, output=output, right=right)
+            self._reports.add(report)
 
     def _watched(self, work: Work) -> Callable[[Job], Json]:
-        """The step of this work, watched by Omium: this is all that an agent needs."""
-        client = self._client(work)
+        """The step of this work, watched: this is all that an agent needs."""
 
-        @client.step(work.step, execution=lambda job: job.execution_id, checkpoint=_checkpoint, send_output=True)
+        @self._client(work).step(
+            work.step, execution=lambda job: job.execution_id, checkpoint=_checkpoint, send_output=True
+        )
         def attempt(job: Job, mods: Modifications = NONE) -> Json:
             job.modifications = mods
-            return work.run(job)
+            try:
+                return work.run(job)
+            except RunFailed:
+                job.failures += 1
+                raise
 
         return attempt
 
@@ -91,23 +73,28 @@ class Fleet:
             known = (work.agent, work.capabilities)
             if known not in self._clients:
                 agent = Agent(id=work.agent, framework="demo", model=work.model, capabilities=work.capabilities)
-                self._clients[known] = Omium(self._plan.bootstrap, TENANT, agent, environment="demo", wait_s=WAIT_S)
+                self._clients[known] = Omium(
+                    self._plan.bootstrap, TENANT, agent, environment="demo", wait_s=self._plan.wait_s
+                )
             return self._clients[known]
 
 
 def _checkpoint(job: Job) -> dict[str, Json]:
     """What the run has so far."""
-    return {"id": f"{job.execution_id}-{len(job.state)}", "data": job.state}
+    return {"id": f"{job.execution_id}-{job.failures}", "data": job.state}
 
 
 def main(plan_file: str) -> int:
     """Work through the plan; 0 whatever became of the runs: the reports say."""
     logging.basicConfig(level="INFO", format="%(asctime)s %(levelname)s %(message)s")
-    fleet = Fleet(Plan(**json.loads(Path(plan_file).read_text())))
+    path = Path(plan_file)
+    reports = Reports(path.with_suffix(".jsonl"))
+    fleet = Fleet(Plan.load(path), reports)
     try:
         fleet.work()
     finally:
         fleet.close()
+        reports.close()
     return 0
 
 

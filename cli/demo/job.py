@@ -27,6 +27,8 @@ class Job:
     """What the resume command asks to change; empty in a run that nobody resumed."""
     state: dict[str, Json] = field(default_factory=dict)
     """What the run has so far: its checkpoint when it fails, given back when it resumes."""
+    failures: int = 0
+    """How often it has failed."""
     services_port: int = 0
     token: str = "expired-last-year"  # noqa: S105
 

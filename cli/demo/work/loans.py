@@ -101,3 +101,10 @@ WORKS: Final = (
         ("append_prompt", "add_tool"),
     ),
 )
+
+GRAPH: Final = replace(
+    _loan("graph-loan", "APR 0 % in a LangGraph graph", _APR, APR, _ANY, ("append_prompt", "add_tool")),
+    agent="graph-agent",
+    step="propose",
+)
+"""The work of the node `propose` of the graph in `cli.demo.graph`."""
