@@ -54,8 +54,15 @@ class Due:
     """The time at which the state said it changes has passed, and all that was said before then is known."""
 
 
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """Our own handler failed on this state's deadline: end it in a way that cannot fail again."""
+
+    error: str
+
+
 Input = FailureRead | OptionsRead | CheckpointRead | OutcomeRead
-AnyEvent = Input | Due
+AnyEvent = Input | Due | Broken
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ import orjson
 
 from processors.recover.events import (
     AnyEvent,
+    Broken,
     CheckpointRead,
     Due,
     Emit,
@@ -224,7 +225,7 @@ class _Staging:
             if right != self._ledger.partition:
                 return self._forward(raw, record, right)
         try:
-            self._step(record.key, self._event(raw, decoded))
+            self._step(record.key, self._event(raw, decoded), max(self._now, raw.at_ms))
         except OversizedError as error:
             self._bury(raw, DeadLetterReason.OUTPUT_OVERSIZED, str(error))
         except Exception as error:
@@ -232,7 +233,11 @@ class _Staging:
         return None
 
     def fire(self, key: str) -> None:
-        self._step(key, Due())
+        try:
+            self._step(key, Due(), self._now)
+        except Exception as error:
+            # Its deadline would come back for ever: a person gets it instead.
+            self._step(key, Broken(type(error).__name__), self._now)
 
     def finish(self) -> Staged:
         out = self.out
@@ -266,9 +271,9 @@ class _Staging:
         unread = origin.offset >= self._ledger.applied.get(FAILURES.name, 0) and origin.offset not in self._read
         return origin.partition == self._ledger.partition and unread
 
-    def _step(self, key: str, event: AnyEvent) -> None:
+    def _step(self, key: str, event: AnyEvent, now: int) -> None:
         state = self._state(key)
-        after, effects = step(state or _blank(key), event, self._now, self._ledger.policies)
+        after, effects = step(state or _blank(key), event, now, self._ledger.policies)
         messages = [_encoded(effect) for effect in effects]
         if after is not None and len(encode(after)) > RECOVER_STATE.max_message_bytes - _OVERHEAD:
             raise OversizedError(f"state of {key[:64]}")

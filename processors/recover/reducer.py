@@ -9,6 +9,7 @@ from processors.recover import ids
 from processors.recover.advance import advance, close, settle
 from processors.recover.events import (
     AnyEvent,
+    Broken,
     CheckpointRead,
     Due,
     Emit,
@@ -63,6 +64,10 @@ def step(state: Execution, event: AnyEvent, now: int, policies: Policies) -> tup
             _on_outcome(turn, event)
         case Due():
             _on_due(turn)
+        case Broken():
+            if turn.state.recovery:
+                close(turn, ResultReason.INTERNAL_ERROR, error=event.error)
+            turn.state = replace(turn.state, early=())
         case _:
             assert_never(event)
     turn.state = _forget(turn.state, now)

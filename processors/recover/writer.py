@@ -33,7 +33,7 @@ from ops.runtime import failpoints
 from ops.runtime.settings import Settings
 from processors.recover.ledger import Ledger, Message, Raw, Staged
 from processors.recover.policy import Policies
-from schemas.topics import RECOVER_INPUTS, RECOVER_STATE
+from schemas.topics import COMMANDS, RECOVER_INPUTS, RECOVER_STATE
 
 log = logging.getLogger("omium.recover")
 
@@ -123,6 +123,8 @@ class Writer:
             extra |= {"transactional.id": name, "transaction.timeout.ms": _TRANSACTION_MS}
         producer = Producer(self._settings.producer(**extra))
         if self.transactional:
+            # Asked for before it has a connection, the coordinator is looked for only every 500 ms.
+            producer.list_topics(COMMANDS.name, timeout=_RPC_S)
             producer.init_transactions(_RPC_S)
         return producer
 
@@ -160,10 +162,13 @@ class Writer:
                     "isolation.level": "read_committed",
                     "auto.offset.reset": "earliest",
                     "fetch.message.max.bytes": 8_000_000,
+                    # The commit marker at the end is passed only by a fetch that finds nothing.
+                    "fetch.wait.max.ms": 10,
                 }
             )
         )
         try:
+            consumer.list_topics(state.topic, timeout=_RPC_S)
             consumer.assign([TopicPartition(state.topic, state.partition, OFFSET_BEGINNING)])
             return _read_to(consumer, end, ledger, stopped) if end else 0
         finally:
