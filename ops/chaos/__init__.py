@@ -1,0 +1,1 @@
+"""Faults on purpose, and a judge who shares no code with the workers: `python -m ops.chaos`."""

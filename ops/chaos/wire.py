@@ -1,0 +1,87 @@
+"""Reading topics without the product's codec: a checker that shares code shares its mistakes."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
+
+import fastavro
+import fastavro.schema
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+
+_SCHEMAS: Final = Path(__file__).parents[2] / "schemas" / "avsc"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One committed record of a topic. `value` is None where the bytes are no record."""
+
+    topic: str
+    partition: int
+    offset: int
+    at_ms: int
+    value: dict[str, Any] | None
+
+
+@cache
+def _schemas() -> dict[bytes, Any]:
+    found = {}
+    for path in _SCHEMAS.glob("*/v*.avsc"):
+        raw = json.loads(path.read_text())
+        canonical = fastavro.schema.to_parsing_canonical_form(raw)
+        found[bytes.fromhex(fastavro.schema.fingerprint(canonical, "CRC-64-AVRO"))] = fastavro.parse_schema(raw)
+    return found
+
+
+def read(value: bytes | None) -> dict[str, Any] | None:
+    """The record in `value`, Avro or JSON; None where it is neither."""
+    try:
+        if value and value[:2] == b"\xc3\x01":
+            datum: Any = fastavro.schemaless_reader(io.BytesIO(value[10:]), _schemas()[value[2:10]], None)
+        else:
+            datum = json.loads(value or b"")
+    except Exception:
+        return None
+    return datum if isinstance(datum, dict) else None
+
+
+def dump(bootstrap: str, *topics: str, committed: bool = True, timeout_s: float = 60.0) -> Iterator[Row]:
+    """Every record of `topics`, up to their ends as of now. Raises TimeoutError if the ends are not reached."""
+    consumer = Consumer(
+        {
+            "bootstrap.servers": bootstrap,
+            "group.id": "omium-chaos-checker",
+            "enable.auto.commit": False,
+            "enable.partition.eof": True,
+            "auto.offset.reset": "earliest",
+            "isolation.level": "read_committed" if committed else "read_uncommitted",
+        }
+    )
+    try:
+        known = consumer.list_topics(timeout=timeout_s).topics
+        left = {(topic, number) for topic in topics for number in known[topic].partitions}
+        consumer.assign([TopicPartition(topic, number, 0) for topic, number in left])
+        silent_s = 0.0
+        while left:
+            message = consumer.poll(1.0)
+            if message is None:
+                silent_s += 1
+                if silent_s > timeout_s:
+                    raise TimeoutError(f"the ends of {sorted(left)} were not reached: is a transaction open?")
+                continue
+            silent_s = 0.0
+            error = message.error()
+            place = (message.topic() or "", message.partition() or 0)
+            if error is None:
+                yield Row(*place, message.offset() or 0, message.timestamp()[1], read(message.value()))
+            elif error.code() == KafkaError._PARTITION_EOF:
+                left.discard(place)
+            elif error.fatal():
+                raise KafkaException(error)
+    finally:
+        consumer.close()
