@@ -8,7 +8,7 @@ from typing import Final
 from schemas.records import Strategy
 from streams.decide.options.constraints import Demand, Rule, demand
 from streams.decide.options.context import Context, Generator, Remedy, dumps
-from streams.decide.options.quoting import clean, listed, name, with_note
+from streams.decide.options.quoting import listed, name, with_note
 
 UNABLE: Final = "output 'UNABLE_TO_COMPLETE' instead."
 _NO_NAME: Final = re.compile(r"[^A-Za-z0-9_-]+", re.ASCII)
@@ -69,7 +69,7 @@ def validation_tool(context: Context) -> Remedy | None:
             "description": "Checks your answer before you give it. Call it with the complete answer; where it says "
             "that the answer is not valid, correct the answer as suggested and call it again.",
             "input_schema": wanted.schema,
-            "suggestion": clean(with_note(*(rule.suggestion for rule in wanted.violated)), 1000),
+            "suggestion": with_note(*(rule.suggestion for rule in wanted.violated)),
         }
     )
     return Remedy(text, "The model checks its answer with a tool before it gives it.")

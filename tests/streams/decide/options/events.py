@@ -133,8 +133,41 @@ _EVENT = st.fixed_dictionaries(
     },
 )
 
-events = _EVENT.map(lambda fields: FailureEvent.model_validate(_plain(fields), context=NATURAL))
-"""Any failure."""
+_LIKELY = st.fixed_dictionaries(
+    {
+        "agent": st.fixed_dictionaries(
+            {"model": st.sampled_from(["gpt-3.5-turbo", "gpt-4", "claude-haiku-4-5", "none-of-them"])},
+            optional={"capabilities": st.lists(st.sampled_from(_KINDS), min_size=4, max_size=16)},
+        ),
+        "origin": st.sampled_from(["tool", "model"]),
+        "constraints": st.dictionaries(TEXTS, BOUNDS, min_size=1, max_size=3),
+        "tool_response": st.fixed_dictionaries(
+            {
+                "tool": st.sampled_from(["search", "payments"]),
+                "error": TEXTS,
+                "headers": st.dictionaries(st.sampled_from(["retry-after", "x-should-retry"]), TEXTS, max_size=1),
+                "supports_async": st.booleans(),
+                "fallbacks": st.lists(st.sampled_from(["search", "mirror", "https://evil.example/x"]), max_size=2),
+            }
+        ),
+        "facts": VALUES,
+        "metrics": st.fixed_dictionaries(
+            dict.fromkeys(("duration_s", "timeout_s"), AMOUNTS)
+            | dict.fromkeys(
+                ("memory_bytes", "memory_limit_bytes", "tokens", "token_limit", "steps", "step_limit"), COUNTS
+            )
+        ),
+        "execution": st.fixed_dictionaries(
+            {"tools": st.lists(TEXTS, min_size=1, max_size=3), "complexity": st.sampled_from(["simple", "complex"])}
+        ),
+        "side_effects_since_checkpoint": st.sampled_from(["none", "idempotent"]),
+    }
+)
+
+events = (_EVENT | st.tuples(_EVENT, _LIKELY).map(lambda pair: {**pair[0], **pair[1]})).map(
+    lambda fields: FailureEvent.model_validate(_plain(fields), context=NATURAL)
+)
+"""Any failure; half of them hold what remedies are made from."""
 
 
 def _plain(fields: dict[str, Any]) -> dict[str, Any]:
