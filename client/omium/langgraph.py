@@ -68,6 +68,8 @@ def watch(
 ) -> WatchedGraph:
     """`graph`, with `invoke` and `ainvoke` watched; everything else is the graph's own.
 
+    Where several processes work on one checkpointer, each needs a client with `fences=fences(graph)`.
+
     `evidence`: from the exception and the state's values, what to send of them: by default no value is
     sent. `options`: constraints, check, wait_s ... of the final values, as for `Omium.step`.
     """

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from omium.client import Omium
 
 _log = logging.getLogger("omium")
+IN_PLACE: Final = "in-place:"
+"""Begins the id of a checkpoint from which only the process can go on that waits there: `serve` leaves it alone."""
 _ID: Final = TypeAdapter(Id)
 # What the broker takes is 256 KiB, headers and framing included.
 _MAX_VALUE_BYTES: Final = 240 * 1024

@@ -17,7 +17,7 @@ from confluent_kafka import TIMESTAMP_LOG_APPEND_TIME, Consumer, Message
 from omium import codec
 from omium.acceptor import MemoryFences
 from omium.records import Command, Evidence, Outcome
-from omium.run import attempt
+from omium.run import IN_PLACE, attempt
 from omium.step import NotAppliedError, Violation, reported
 
 if TYPE_CHECKING:
@@ -40,8 +40,9 @@ class Service:
     A command is accepted (compare-and-set in the client's `fences`), then its offset is stored, then it
     is followed: a process that dies in between has lost this attempt, not doubled it, and the next
     attempt is commanded at the outcome's deadline. Give the client `SqliteFences`, or a store that all
-    its processes share: with the default, in memory, a restart may follow a command again. A command
-    for which a step of this process waits in place is left to that step.
+    its processes share, those too that wait in place with checkpoints of their own: with the default, in
+    memory, a command may be followed by two of them, and again after a restart. A command for which a step
+    of this process waits is left to that step; so is one whose checkpoint is a step's own beginning.
     """
 
     def __init__(
@@ -55,9 +56,9 @@ class Service:
     ) -> None:
         """Start following.
 
-        `agent_id`: whose commands; the client's own agent by default, and where that has no id, any of the
-        tenant. `group`: the consumer group, by default one per tenant and agent. `workers`: handlers that
-        run at once, each in a thread.
+        `agent_id`: whose commands; the client's own agent by default, and where that has no id, those for
+        agents without one. `group`: the consumer group, by default one per tenant and agent. `workers`:
+        handlers that run at once, each in a thread.
         """
         self._client = client
         self._handler = handler
@@ -157,9 +158,9 @@ class Service:
             return
         if command.tenant_id != self._client.tenant_id or command.key.encode() != message.key():
             return
-        if self._agent_id is not None and command.agent_id not in (None, self._agent_id):
+        if command.agent_id != self._agent_id:
             return
-        if self._client.awaited(command.key):
+        if command.checkpoint.id.startswith(IN_PLACE) or self._client.awaited(command.key):
             return
         hold_s = self._client.accept(command, in_place=False)
         if hold_s is not None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, ParamSpec, TypedDict, Typ
 from omium.constraints import violations
 from omium.modifications import Modifications, current
 from omium.records import Checkpoint, Command, Evidence
-from omium.run import Run, attempt, current_command, current_run
+from omium.run import IN_PLACE, Run, attempt, current_command, current_run
 
 if TYPE_CHECKING:
     from omium.client import Omium
@@ -250,7 +250,7 @@ class _Step:
             if place is not None:
                 evidence["checkpoint"] = place(*args, **kwargs) if callable(place) else place
             elif run.last_checkpoint is None:
-                evidence["checkpoint"] = f"{self.name[:200]}-start"
+                evidence["checkpoint"] = f"{IN_PLACE}{self.name[:200]}"
             evidence.update(self.options.get("evidence", {}))
             if "constraints" in self.options:
                 evidence["constraints"] = self.options["constraints"]

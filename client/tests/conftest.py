@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterator
 
 import pytest
@@ -17,3 +18,9 @@ def bootstrap() -> Iterator[str]:
     with Broker() as broker:
         topics.create(Settings(bootstrap=broker.bootstrap))
         yield broker.bootstrap
+
+
+@pytest.fixture
+def tenant() -> str:
+    """A tenant of this test's own: tests share the topics."""
+    return f"t-{uuid.uuid4().hex[:12]}"
