@@ -12,7 +12,7 @@ from typing import Final
 
 from schemas.records import Category, EvidenceSource, FailureEvent
 from streams.decide.classify.evidence import Level, levels, origin_of, protocol_of
-from streams.decide.classify.rules import Conditions, Rule, Rules
+from streams.decide.classify.rules import Conditions, Rule, Rules, names_in
 
 _BONUS: Final = {EvidenceSource.STRUCTURED: 8, EvidenceSource.CLASS_NAME: 4, EvidenceSource.MESSAGE: 0}
 _DEPTH_BONUS: Final = 2
@@ -75,8 +75,18 @@ def _read(level: Level, rules: Rules) -> Iterator[Finding]:
             rules.in_name(name), EvidenceSource.CLASS_NAME, bonus, f"{level.path}.class", level.class_name
         )
     if level.text:
-        path = f"{level.path}.message" if level.path != "tool_response" else "tool_response.error"
-        yield from _found(rules.in_text(level.text), EvidenceSource.MESSAGE, bonus, path, level.text)
+        yield from _read_text(level, rules, bonus)
+
+
+def _read_text(level: Level, rules: Rules, bonus: int) -> Iterator[Finding]:
+    """What a message says in words, and through the names of deeper errors that it shows."""
+    path = f"{level.path}.message" if level.path != "tool_response" else "tool_response.error"
+    text = level.text.encode(errors="replace")
+    said, shows_names = rules.in_text(text)
+    yield from _found(said, EvidenceSource.MESSAGE, bonus, path, level.text)
+    if shows_names:
+        for name in names_in(text):
+            yield from _found(rules.in_name(name), EvidenceSource.CLASS_NAME, bonus + _DEPTH_BONUS, path, name)
 
 
 def _found(rules: Iterable[Rule], source: EvidenceSource, bonus: int, path: str, text: str) -> Iterator[Finding]:
@@ -92,19 +102,17 @@ def _holding(found: list[Finding], event: FailureEvent) -> list[Finding]:
     seen = frozenset(finding.rule.name for finding in found)
     statuses = _statuses(event)
 
-    def holds(conditions: Conditions) -> bool:
-        return (
-            (not conditions.origin or origin in conditions.origin)
-            and (not conditions.protocol or protocol in conditions.protocol)
-            and (not conditions.status or not statuses.isdisjoint(conditions.status))
-            and (not conditions.seen or not seen.isdisjoint(conditions.seen))
-        )
+    def held(conditions: Conditions) -> Iterator[bool]:
+        if conditions.origin:
+            yield origin in conditions.origin
+        if conditions.protocol:
+            yield protocol in conditions.protocol
+        if conditions.status:
+            yield not statuses.isdisjoint(conditions.status)
+        if conditions.seen:
+            yield not seen.isdisjoint(conditions.seen)
 
-    return [
-        finding
-        for finding in found
-        if holds(finding.rule.when) and not (finding.rule.unless and holds(finding.rule.unless))
-    ]
+    return [finding for finding in found if all(held(finding.rule.when)) and not any(held(finding.rule.unless))]
 
 
 def _statuses(event: FailureEvent) -> frozenset[int]:

@@ -14,10 +14,41 @@ _TAIL_CHARS: Final = 2_048
 _MAX_BODY_NODES: Final = 200
 
 _CODE_KEYS: Final = frozenset(
-    ["code", "type", "status", "reason", "error_code", "errorcode", "error_type", "__type", "title", "kind", "error", "name", "sqlstate"]
+    [
+        "code",
+        "type",
+        "status",
+        "reason",
+        "error_code",
+        "errorcode",
+        "error_type",
+        "__type",
+        "title",
+        "kind",
+        "error",
+        "name",
+        "sqlstate",
+    ]
 )
 _TEXT_KEYS: Final = frozenset(
-    ["message", "error", "detail", "details", "msg", "description", "error_description", "error_message", "errormessage", "errors", "raw", "text", "reason", "title", "data", "content"]
+    [
+        "message",
+        "error",
+        "detail",
+        "details",
+        "msg",
+        "description",
+        "error_description",
+        "error_message",
+        "errormessage",
+        "errors",
+        "raw",
+        "text",
+        "reason",
+        "title",
+        "data",
+        "content",
+    ]
 )
 _STATUS_KEYS: Final = frozenset(["status_code", "statuscode", "http_status", "httpstatus", "code", "status"])
 

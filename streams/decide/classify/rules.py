@@ -11,10 +11,12 @@ A rule says what one form of evidence means:
     code = ["-32001"]                            #   protocol or library code, compared as text,
     name_like = ['rate_?limit']                  #   RE2, searched in exception class names and codes,
     text = ['rate[ _-]?limit']                   #   RE2, searched in messages,
-    when = { protocol = ["mcp"] }                # conditions: origin, protocol, status, seen (other rules that spoke)
-    unless = { seen = ["quota-words"] }
+    when = { protocol = ["mcp"] }                # all of it must hold: origin, protocol, status, seen (rules that spoke)
+    unless = { seen = ["quota-words"] }          # none of it may hold
 
-All patterns ignore case. A tenant's file has the same form: its rules are added, and one of an existing name replaces that one.
+All patterns ignore case. A status is also found where a message spells it out ("Error code: 429", "HTTP 503"), and a name where
+a message shows an exception class or a quoted code. A tenant's file has the same form: its rules are added, and one of an
+existing name replaces that one.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ import hashlib
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from importlib import resources
 from pathlib import Path
 from typing import Any, Final
@@ -38,15 +40,71 @@ MAX_NAME_CHARS: Final = 120
 MAX_RULES: Final = 2_000
 _SET_MEMORY_BYTES: Final = 64 << 20
 
+STATUS_FORM: Final = (
+    r"(?:^|error code:? ?|status(?:[ _-]?code)?\\?[\"']?(?: of|:| =|=| is)? ?\(?|\bHTTP(?: error| status| code)?(?:/\d(?:\.\d)?)?[ :(]+"
+    r"|[\"']code\\?[\"']: ?|(?:error|too many|returned|responded with|got|received|answered) [\"'(\[]?|: |\[|\()"
+    r"(?:STATUS)(?:[ ,:\])}\"'.]|$)"
+)
+"""Where a message spells a status out: "Error code: 429", "HTTP/1.1 503", "'code': 500", "429 Client Error"."""
+NAME_FORMS: Final = (
+    r"\b[A-Z][A-Za-z]{2,48}(?:Error|Exception|Timeout|Exceeded|NotFound|Expired|Disconnected|Interrupt|Violation)\b",
+    r"\b(?:code|type|status|reason|error|__type|finish_?reason|title)\\?[\"']\s*:\s*\\?[\"'][A-Za-z][\w./-]{2,60}",
+    r"\berrors\.[A-Z][A-Za-z]{2,48}",
+    r"\bStatusCode\.[A-Z_]{2,30}",
+    r"\[type=[a-z_]{2,60}",
+    r"\b(?:ERR_[A-Z_]{3,40}|E[A-Z]{4,14}|[A-Z]{3,16}_[A-Z_]{3,40})\b",
+)
+"""Where a message shows the name of an exception class or an error code."""
+_NAME: Final = re2.compile(("(?:" + "|".join(NAME_FORMS) + ")").encode())
+_MAX_NAMES: Final = 12
+
+
+def names_in(text: bytes) -> list[str]:
+    """The names of exception classes and error codes that a message shows, each once, a bounded number."""
+    found: dict[str, None] = {}
+    for match in _NAME.finditer(text):
+        token = match.group(0).decode(errors="replace").rstrip("\"'")
+        for separator in ('"', "'", "=", "."):
+            token = token.rpartition(separator)[2]
+        found[token] = None
+        if len(found) == _MAX_NAMES:
+            break
+    return list(found)
+
+
 SUBTYPES: Final[Mapping[Category, frozenset[str]]] = {
     Category.HALLUCINATION: frozenset(
         {"range_violation", "enum_violation", "format_violation", "unknown_tool", "unknown_identifier"}
     ),
     Category.TOOL_FAILURE: frozenset(
-        ["rate_limit", "timeout", "auth_error", "not_found", "service_unavailable", "network_error", "quota_exhausted", "content_policy", "invalid_request", "bad_response", "retries_exhausted", "unknown"]
+        [
+            "rate_limit",
+            "timeout",
+            "auth_error",
+            "not_found",
+            "service_unavailable",
+            "network_error",
+            "quota_exhausted",
+            "content_policy",
+            "invalid_request",
+            "bad_response",
+            "retries_exhausted",
+            "unknown",
+        ]
     ),
     Category.LOGICAL_ERROR: frozenset(
-        ["incorrect_assumption", "wrong_conclusion", "missing_step", "incomplete_analysis", "loop", "invalid_history", "state_conflict", "missing_context", "no_final_answer", "runtime_error"]
+        [
+            "incorrect_assumption",
+            "wrong_conclusion",
+            "missing_step",
+            "incomplete_analysis",
+            "loop",
+            "invalid_history",
+            "state_conflict",
+            "missing_context",
+            "no_final_answer",
+            "runtime_error",
+        ]
     ),
     Category.PERFORMANCE: frozenset({"timeout", "out_of_memory", "token_limit_exceeded"}),
     Category.NONE: frozenset({"control_flow"}),
@@ -61,7 +119,7 @@ class RuleError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Conditions:
-    """Each given part must hold; an empty part always does."""
+    """What the rest of the event may say; an empty part says nothing."""
 
     origin: frozenset[str] = frozenset()
     protocol: frozenset[str] = frozenset()
@@ -103,53 +161,46 @@ class Rules:
     _names: PatternSet = field(repr=False)
     _texts: PatternSet = field(repr=False)
 
-    @cached_property
-    def by_name(self) -> Mapping[str, Rule]:
-        return {rule.name: rule for rule in self.rules}
-
     def in_name(self, name: str) -> tuple[Rule, ...]:
         """Rules that know this exception class or code. Remembered: such names recur."""
-        return self._names.match_cached(name[:MAX_NAME_CHARS])
+        return self._names.match_name(name[:MAX_NAME_CHARS])[0]
 
-    def in_text(self, text: str) -> tuple[Rule, ...]:
-        """Rules that find something in this message, in one pass over it."""
+    def in_text(self, text: bytes) -> tuple[tuple[Rule, ...], bool]:
+        """Rules that find something in this UTF-8 message, in one pass over it, and whether it shows names of errors."""
         return self._texts.match(text)
 
 
 class PatternSet:
-    """Many patterns, searched together in one linear pass."""
+    """Many patterns, searched together in one linear pass. A pattern without a rule only says that it was found."""
 
-    def __init__(self, patterns: Iterable[tuple[str, Rule]]) -> None:
+    def __init__(self, patterns: Iterable[tuple[str, Rule | None]]) -> None:
         options = re2.Options()
         options.case_sensitive = False
         options.log_errors = False
         options.never_capture = True
         options.max_mem = _SET_MEMORY_BYTES
         self._set = re2.Set.SearchSet(options)
-        self._owner: list[Rule] = []
+        self._owner: list[Rule | None] = []
         for pattern, rule in patterns:
-            self._add(pattern, rule)
+            try:
+                self._set.Add(pattern)
+            except re2.error as error:
+                raise RuleError(f"rule {rule and rule.name}: RE2 refuses {pattern!r}") from error
+            self._owner.append(rule)
         if self._owner:
             self._set.Compile()
-        self.match_cached = lru_cache(maxsize=4096)(self.match)
+        self.match_name = lru_cache(maxsize=4096)(self._match_name)
 
-    def _add(self, pattern: str, rule: Rule) -> None:
-        if len(pattern) > MAX_PATTERN_CHARS:
-            raise RuleError(f"rule {rule.name}: a pattern is longer than {MAX_PATTERN_CHARS} characters")
-        try:
-            self._set.Add(pattern)
-        except re2.error as error:
-            raise RuleError(f"rule {rule.name}: RE2 refuses {pattern!r}") from error
-        self._owner.append(rule)
-
-    def match(self, text: str) -> tuple[Rule, ...]:
-        if not self._owner or not text:
-            return ()
-        found = self._set.Match(text.encode(errors="replace"))
+    def match(self, text: bytes) -> tuple[tuple[Rule, ...], bool]:
+        found = self._set.Match(text) if self._owner else None
         if not found:
-            return ()
+            return (), False
         owner = self._owner
-        return tuple({owner[index].name: owner[index] for index in found}.values())
+        named = {rule.name: rule for index in found if (rule := owner[index]) is not None}
+        return tuple(named.values()), any(owner[index] is None for index in found)
+
+    def _match_name(self, name: str) -> tuple[tuple[Rule, ...], bool]:
+        return self.match(name.encode(errors="replace"))
 
 
 def compile_rules(documents: Iterable[Mapping[str, Any]]) -> Rules:
@@ -175,8 +226,16 @@ def compile_rules(documents: Iterable[Mapping[str, Any]]) -> Rules:
         by_status={status: tuple(found) for status, found in by_status.items()},
         by_code={code: tuple(found) for code, found in by_code.items()},
         _names=PatternSet((pattern, rule) for rule in rules for pattern in rule.name_like),
-        _texts=PatternSet((pattern, rule) for rule in rules for pattern in rule.text),
+        _texts=PatternSet([*_text_patterns(rules), *((hint, None) for hint in NAME_FORMS)]),
     )
+
+
+def _text_patterns(rules: Iterable[Rule]) -> Iterator[tuple[str, Rule]]:
+    for rule in rules:
+        for pattern in rule.text:
+            yield pattern, rule
+        if rule.status:
+            yield STATUS_FORM.replace("STATUS", "|".join(map(str, sorted(rule.status)))), rule
 
 
 def load_rules(*paths: Path) -> Rules:
@@ -208,7 +267,9 @@ def _entries(document: Mapping[str, Any]) -> list[dict[str, Any]]:
     return entries
 
 
-_FIELDS: Final = frozenset(["name", "verdict", "strength", "source", "status", "code", "name_like", "text", "when", "unless"])
+_FIELDS: Final = frozenset(
+    ["name", "verdict", "strength", "source", "status", "code", "name_like", "text", "when", "unless"]
+)
 
 
 def _rule(entry: Mapping[str, Any], order: int) -> Rule:
@@ -240,6 +301,8 @@ def _rule(entry: Mapping[str, Any], order: int) -> Rule:
         unless=_conditions(name, entry.get("unless", {})),
         order=order,
     )
+    if long := [pattern for pattern in (*rule.name_like, *rule.text) if len(pattern) > MAX_PATTERN_CHARS]:
+        raise RuleError(f"rule {name}: a pattern is longer than {MAX_PATTERN_CHARS} characters: {long[0][:40]}...")
     if not (rule.status or rule.code or rule.name_like or rule.text):
         raise RuleError(f"rule {name}: nothing triggers it")
     return rule
