@@ -1,8 +1,8 @@
 """`python -m cli.demo.graph run|serve PLAN`: a LangGraph graph that fails in one process and goes on in another.
 
-`run` invokes the graph for each planned run; where a node raises, it reports the failure with the
-checkpoint that LangGraph's sqlite checkpointer holds, and leaves it at that: the process ends. `serve`
-follows the commands: it opens the same checkpoints and goes on from the one that the command names.
+`run` invokes the graph for each planned run, watched by Omium; a node raises, that is reported, and the
+process ends without waiting for anybody. `serve` follows the commands: it opens the same checkpoints, in
+LangGraph's own sqlite file, and goes on from where the other process stopped.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import signal
 import sqlite3
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, TypedDict
@@ -20,7 +20,8 @@ from typing import Any, TypedDict
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.sqlite import SqliteSaver
 from langgraph.graph import END, START, StateGraph
-from omium import Agent, Command, Evidence, Omium, Outcome, SqliteFences, current
+from omium import Agent, Evidence, Omium, current
+from omium.langgraph import fences, watch
 
 from cli.demo.job import Job, RunFailed
 from cli.demo.plan import TENANT, Plan, Report, Reports
@@ -35,26 +36,26 @@ class State(TypedDict, total=False):
     booked: str
 
 
-def _load(state: State) -> State:
-    return {"customer": state.get("customer", "C-1009")}
-
-
-def _propose(state: State, config: RunnableConfig) -> State:
-    job = Job(execution_id=config["configurable"]["thread_id"], modifications=current(), state=dict(state))
-    return {"quote": GRAPH.run(job)}
-
-
-def _book(state: State) -> State:
-    return {"booked": f"{state['customer']} at {state['quote']['apr']} %"}
-
-
 @contextmanager
-def compiled(folder: Path) -> Iterator[Any]:
-    """The graph, on the checkpoints in `folder`."""
+def compiled(folder: Path, booked: Callable[[Report], None]) -> Iterator[Any]:
+    """The graph, on the checkpoints in `folder`. `booked` is told what the last node did."""
+
+    def load(state: State) -> State:
+        return {"customer": state.get("customer", "C-1009")}
+
+    def propose(state: State, config: RunnableConfig) -> State:
+        job = Job(execution_id=_thread(config), modifications=current(), state=dict(state))
+        return {"quote": GRAPH.run(job)}
+
+    def book(state: State, config: RunnableConfig) -> State:
+        text = f"{state['customer']} at {state['quote']['apr']} %"
+        booked(Report(execution_id=_thread(config), failures=1, output=text, right=GRAPH.right(state["quote"])))
+        return {"booked": text}
+
     graph = StateGraph(State)
-    graph.add_node("load", _load)
-    graph.add_node("propose", _propose)
-    graph.add_node("book", _book)
+    graph.add_node("load", load)
+    graph.add_node("propose", propose)
+    graph.add_node("book", book)
     graph.add_edge(START, "load")
     graph.add_edge("load", "propose")
     graph.add_edge("propose", "book")
@@ -63,42 +64,13 @@ def compiled(folder: Path) -> Iterator[Any]:
         yield graph.compile(checkpointer=SqliteSaver(connection))
 
 
-def run(plan: Plan, client: Omium, reports: Reports) -> None:
-    """Invoke the graph for each run, and report what fails. Nobody waits here for a command."""
-    with compiled(Path(plan.folder)) as graph:
-        for planned in plan.runs:
-            config = {"configurable": {"thread_id": planned.execution_id}}
-            try:
-                graph.invoke({}, config)
-            except RunFailed as error:
-                failed = graph.get_state(config)
-                checkpoint = {"id": failed.config["configurable"]["checkpoint_id"], "data": failed.values}
-                evidence: Evidence = {**error.evidence, "step": GRAPH.step, "checkpoint": checkpoint}
-                client.run(planned.execution_id).report(error, **evidence)
-            else:
-                reports.add(Report(execution_id=planned.execution_id, failures=0, error="it did not fail"))
-    client.flush(10.0)
+def _thread(config: RunnableConfig) -> str:
+    thread: str = config["configurable"]["thread_id"]
+    return thread
 
 
-def serve(plan: Plan, client: Omium, reports: Reports) -> None:
-    """Follow commands until SIGTERM."""
-    ended = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: ended.set())
-    with compiled(Path(plan.folder)) as graph:
-
-        def resume(command: Command) -> Outcome:
-            """Go on from the checkpoint; the modifications reach the node as `omium.current()`."""
-            place = {"thread_id": command.execution_id, "checkpoint_id": command.checkpoint.id, "checkpoint_ns": ""}
-            state = graph.invoke(None, {"configurable": place})
-            right = GRAPH.right(state["quote"]) and bool(state["booked"])
-            report = Report(
-                execution_id=command.execution_id, failures=command.attempt, output=state["booked"], right=right
-            )
-            reports.add(report)
-            return Outcome.succeeded(state["booked"])
-
-        with client.serve(resume):
-            ended.wait()
+def _evidence(error: BaseException, _: object) -> Evidence:
+    return error.evidence if isinstance(error, RunFailed) else {}
 
 
 def main(what: str, plan_file: str) -> int:
@@ -106,14 +78,25 @@ def main(what: str, plan_file: str) -> int:
     logging.basicConfig(level="INFO", format="%(asctime)s %(levelname)s %(message)s")
     path = Path(plan_file)
     plan = Plan.load(path)
+    ended = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: ended.set())
     agent = Agent(id=GRAPH.agent, framework="langgraph", model=GRAPH.model, capabilities=GRAPH.capabilities)
-    fences = SqliteFences(Path(plan.folder) / "fences.sqlite")
     with (
         closing(Reports(path.with_suffix(".jsonl"))) as reports,
-        Omium(plan.bootstrap, TENANT, agent, environment="demo", fences=fences) as client,
+        compiled(path.parent, reports.add) as graph,
+        Omium(plan.bootstrap, TENANT, agent, environment="demo", wait_s=0.0, fences=fences(graph)) as client,
     ):
-        (run if what == "run" else serve)(plan, client, reports)
-    return 0
+        watched = watch(client, graph, name=GRAPH.step, evidence=_evidence)
+        if what == "serve":
+            with watched.serve(share_output=True):
+                ended.wait()
+            return 0
+        for planned in plan.runs:
+            try:
+                watched.invoke({}, {"configurable": {"thread_id": planned.execution_id}})
+            except RunFailed as error:
+                logging.info("%s: %s", planned.execution_id, error)
+        return 0 if client.flush(10.0) else 1
 
 
 if __name__ == "__main__":

@@ -118,7 +118,6 @@ def _launch(stack: Stack, services_port: int, rounds: int, resources: ExitStack)
         plan = Plan(
             bootstrap=stack.settings.bootstrap,
             services_port=services_port,
-            folder=str(stack.folder),
             every_s=_EVERY_S,
             wait_s=_WAIT_S,
             runs=planned,

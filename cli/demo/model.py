@@ -41,8 +41,9 @@ class Size:
 SIZES: Final[Mapping[str, Size]] = {
     "gpt-3.5-turbo": Size(strong=False, step_s=0.02, window_tokens=16_385),
     "gpt-4": Size(strong=True, step_s=0.15, window_tokens=8_192),
-    "gpt-4o": Size(strong=True, step_s=0.15, window_tokens=128_000),
 }
+_OTHER: Final = Size(strong=True, step_s=0.15, window_tokens=128_000)
+"""Any model that is not named above."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,7 +103,7 @@ class ScriptedModel:
         return self._size(asked).window_tokens
 
     def _size(self, asked: Modifications) -> Size:
-        return SIZES[asked.model(self.model)]
+        return SIZES.get(asked.model(self.model), _OTHER)
 
 
 def _words(text: str) -> set[str]:

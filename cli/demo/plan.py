@@ -6,9 +6,7 @@ import json
 import threading
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Final, Self
-
-from cli.demo.job import Json
+from typing import Any, Final, Self
 
 TENANT: Final = "demo"
 
@@ -27,8 +25,6 @@ class Plan:
 
     bootstrap: str
     services_port: int
-    folder: str
-    """Where its reports and its own state go."""
     every_s: float
     """Time between the starts of two runs."""
     wait_s: float
@@ -53,7 +49,7 @@ class Report:
     execution_id: str
     failures: int
     """How often it failed on the way."""
-    output: Json = None
+    output: Any = None
     right: bool = False
     """Whether the output is what the work was for."""
     error: str = ""

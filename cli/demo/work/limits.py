@@ -14,10 +14,10 @@ _DOCUMENT_BYTES: Final = 256 * 1024
 _DOCUMENTS: Final = 40
 _MEMORY_LIMIT_BYTES: Final = 4 * 1024 * 1024
 _NOTE: Final = "Nothing new was said about the merger in this meeting. " * 18
-_NOTES: Final = 60
+_NOTES: Final = 100
 _DECISION: Final = "DECISION: the board approved the merger."
 _BRIEF: Final = ScriptedModel(prompt="Brief me on the merger.", model="gpt-4", steps=8)
-_DIGEST: Final = ScriptedModel(prompt="What was decided?", model="gpt-4")
+_DIGEST: Final = ScriptedModel(prompt="What was decided?")
 
 
 def _brief(job: Job) -> Json:
