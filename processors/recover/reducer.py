@@ -98,11 +98,14 @@ def _on_failure(turn: Turn, event: FailureRead) -> None:
     def said(kind: DispositionKind, reason: str = "", recovery_id: str | None = None, attempt: int = 0) -> None:
         turn.dispose("failure", failure_id, kind, place, reason, recovery_id, attempt)
 
-    if any(seen == seen_as for seen, _ in turn.state.seen):
-        return said(DispositionKind.DUPLICATE)
-    if place.at_ms <= turn.now - MEMORY_MS:
+    others = tuple(seen for seen in turn.state.seen if seen[0] != seen_as)
+    if len(others) == len(turn.state.seen) and place.at_ms <= turn.now - MEMORY_MS:
         return said(DispositionKind.EXPIRED, "older than the memory of duplicates")
-    turn.state = replace(turn.state, seen=(*turn.state.seen, (seen_as, max(place.at_ms, _last_seen(turn))))[-MAX_SEEN:])
+    repeated = len(others) < len(turn.state.seen)
+    # A repeat is remembered anew: a runtime that goes on repeating must not outlive the memory.
+    turn.state = replace(turn.state, seen=(*others, (seen_as, max(place.at_ms, _last_seen(turn))))[-MAX_SEEN:])
+    if repeated:
+        return said(DispositionKind.DUPLICATE)
     branch, policy = _branch(turn, event, failure_id)
     if branch.options:
         turn.state = replace(turn.state, early=tuple(e for e in turn.state.early if e.options is not branch.options))

@@ -1,0 +1,318 @@
+"""One partition: batches, replays, restores, poison, what is too large, and what is in the wrong place."""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+
+import orjson
+import pytest
+from hypothesis import given, settings, strategies as st
+from recover_world import POLICIES, START_MS, option
+
+from processors.recover import ids
+from processors.recover.ledger import APPLIED_KEY, Ledger, Raw, Staged, turns
+from processors.recover.partitioner import partition_of
+from processors.recover.state import decode
+from schemas import codec
+from schemas.records import (
+    Category,
+    Checkpoint,
+    CheckpointSaved,
+    Classification,
+    DeadLetter,
+    Disposition,
+    Event,
+    FailureEvent,
+    Origin,
+    RecoveryOptions,
+    RecoveryResult,
+    ResumeCommand,
+    ResumeOutcome,
+    Strategy,
+    from_epoch_ms,
+)
+from schemas.topics import BY_NAME, CHECKPOINTS, DEAD_LETTERS, FAILURES, OPTIONS, OUTCOMES, RECOVER_STATE
+
+PARTITIONS = 4
+EXECUTIONS = [
+    (tenant, f"run-{n}") for tenant in ("acme", "zeta") for n in range(40)
+    if partition_of(f"{tenant}/run-{n}".encode(), PARTITIONS) == 0
+]  # fmt: skip
+NOW = START_MS + 1_000_000
+
+
+class Log:
+    """Topics that are written to in order of time."""
+
+    def __init__(self) -> None:
+        self.records: list[Raw] = []
+        self._ends: dict[str, int] = defaultdict(int)
+
+    def put(self, topic: str, value: bytes | None, key: bytes | None, partition: int = 0) -> Raw:
+        raw = Raw(topic, partition, self._ends[topic], START_MS + len(self.records), key, value)
+        self._ends[topic] += 1
+        self.records.append(raw)
+        return raw
+
+    def say(self, topic: str, record: Event, partition: int = 0) -> Raw:
+        return self.put(topic, codec.to_avro(record), record.key.encode(), partition)
+
+    def fail(self, run: tuple[str, str], failure_id: str = "f1", **fields: object) -> Raw:
+        record = FailureEvent(
+            tenant_id=run[0], execution_id=run[1], failure_id=failure_id, checkpoint=Checkpoint(id="c"), **fields
+        )  # type: ignore[arg-type]
+        return self.say(FAILURES.name, record)
+
+    def offer(self, run: tuple[str, str], failure: Raw, *strategies: Strategy, parameters: str = "") -> Raw:
+        category = Category.TOOL_FAILURE
+        record = RecoveryOptions(
+            tenant_id=run[0], execution_id=run[1], failure_id="f1",
+            origin=Origin(partition=failure.partition, offset=failure.offset),
+            classification=Classification(category=category, subtype="timeout"),
+            options=tuple(option(strategy, parameters=parameters) for strategy in strategies),
+            rules_version="r", catalogue_version="c", decided_at=from_epoch_ms(START_MS),
+        )  # fmt: skip
+        return self.say(OPTIONS[category].name, record)
+
+    def succeed(self, run: tuple[str, str], failure_id: str = "f1", **fields: object) -> Raw:
+        recovery = ids.recovery_id(*run, failure_id)
+        record = ResumeOutcome(
+            command_id=ids.command_id(recovery, 1), recovery_id=recovery, attempt=1,
+            tenant_id=run[0], execution_id=run[1], status="succeeded", **fields,
+        )  # type: ignore[arg-type]  # fmt: skip
+        return self.say(OUTCOMES.name, record)
+
+
+def busy_log(rng: random.Random) -> Log:
+    log, failed = Log(), []
+    for _ in range(60):
+        run = rng.choice(EXECUTIONS)
+        match rng.randrange(6):
+            case 0 | 1:
+                failed.append((run, log.fail(run, f"f{rng.randrange(4)}")))
+            case 2 | 3 if failed:
+                log.offer(*rng.choice(failed), Strategy.FALLBACK_SERVICE, Strategy.INCREASE_TIMEOUT)
+            case 4:
+                log.succeed(run, f"f{rng.randrange(4)}")
+            case _:
+                checkpoint = CheckpointSaved(tenant_id=run[0], execution_id=run[1], checkpoint=Checkpoint(id="k"))
+                log.say(CHECKPOINTS.name, checkpoint)
+    return log
+
+
+def ledger() -> Ledger:
+    return Ledger(0, PARTITIONS, POLICIES)
+
+
+def restored(staged: list[Staged]) -> Ledger:
+    """A ledger from the changelog that these transactions wrote."""
+    fresh = ledger()
+    for message in (m for s in staged for m in s.messages if m.topic == RECOVER_STATE.name):
+        assert message.partition == 0
+        fresh.restore(message.key or b"", message.value)
+    return fresh
+
+
+def by_execution(staged: list[Staged]) -> dict[str, list[bytes]]:
+    said: dict[str, list[bytes]] = defaultdict(list)
+    for record in (r for s in staged for r in s.emitted):
+        said[f"{getattr(record, 'tenant_id', '')}/{getattr(record, 'execution_id', '')}"].append(codec.to_json(record))
+    return said
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 2**32))
+def test_batches_replays_and_restarts_change_nothing(seed: int) -> None:
+    rng = random.Random(seed)
+    records = busy_log(rng).records
+    one_by_one, plain = [], ledger()
+    for raw in records:
+        one_by_one.append(plain.stage([raw], NOW))
+        plain.commit(one_by_one[-1])
+
+    batched, other, at = [], ledger(), 0
+    while at < len(records):
+        size = rng.randint(1, 15)
+        if rng.random() < 0.3:
+            other.stage(records[at : at + size], NOW)  # aborted
+            other = restored(batched)
+        replay = [raw for raw in records[:at] if rng.random() < 0.1] if rng.random() < 0.3 else []
+        batch = [*replay, *records[at : at + size]]
+        batched.append(other.stage(batch, NOW))
+        other.commit(batched[-1])
+        at += size
+    assert by_execution(batched) == by_execution(one_by_one)
+    assert other.states == plain.states == restored(batched).states
+    assert other.applied == plain.applied == restored(batched).applied
+    assert (other.open, other.pending) == (restored(batched).open, restored(batched).pending)
+    assert other.next_due_ms == restored(batched).next_due_ms
+
+
+def test_replayed_from_offset_zero_nothing_is_said_again() -> None:
+    records = busy_log(random.Random(1)).records
+    taken = ledger()
+    taken.commit(taken.stage(records, NOW))
+    again = taken.stage(records, NOW)
+    assert (again.messages, again.changes, again.replayed) == ([], {}, len(records))
+
+
+def test_a_topic_that_was_made_anew_is_read_from_its_start() -> None:
+    taken = ledger()
+    taken.restore(APPLIED_KEY, orjson.dumps({FAILURES.name: 10, OUTCOMES.name: 5}))
+    assert taken.forget_beyond({FAILURES.name: 3, OUTCOMES.name: 5}) == [FAILURES.name]
+    assert taken.applied == {OUTCOMES.name: 5}
+
+
+POISON = (None, b"", b"{}", b"\xff\xfe", b"[" * 100_000, b"NaN", b"\xc3\x01" + b"\0" * 30, b'{"tenant_id":"a/b"}')
+
+
+@pytest.mark.parametrize("topic", [OUTCOMES.name, CHECKPOINTS.name, OPTIONS[Category.PERFORMANCE].name])
+def test_poison_becomes_a_dead_letter_and_the_next_record_is_handled(topic: str) -> None:
+    log, run = Log(), EXECUTIONS[0]
+    for value in POISON:
+        log.put(topic, value, b"any")
+    log.fail(run)
+    staged = ledger().stage(log.records, NOW)
+    letters = [r for r in staged.emitted if isinstance(r, DeadLetter)]
+    assert sorted(letter.origin_offset for letter in letters) == list(range(len(POISON)))
+    assert any(isinstance(r, Disposition) and r.kind == "opened" for r in staged.emitted)
+    assert staged.applied[topic] == len(POISON)
+
+
+def test_undecodable_failures_are_left_to_streams() -> None:
+    log = Log()
+    log.put(FAILURES.name, b"{}", None)
+    staged = ledger().stage(log.records, NOW)
+    assert (staged.emitted, staged.ignored, staged.applied) == ([], 1, {FAILURES.name: 1})
+
+
+def test_a_record_in_the_wrong_partition_is_passed_on_as_it_is() -> None:
+    log, run = Log(), ("acme", "elsewhere")
+    right = partition_of(b"acme/elsewhere", PARTITIONS)
+    assert right != 0
+    raw = log.fail(run)
+    log.succeed(run)
+    staged = ledger().stage(log.records, NOW)
+    forwarded = [m for m in staged.messages if m.topic in (FAILURES.name, OUTCOMES.name)]
+    assert [(m.partition, m.key) for m in forwarded] == [(right, b"acme/elsewhere")] * 2
+    assert forwarded[0].value == raw.value
+    assert [r.kind for r in staged.emitted if isinstance(r, Disposition)] == ["forwarded"] * 2
+    assert not staged.changes
+
+
+def test_an_output_that_would_not_fit_its_topic_is_a_dead_letter_and_changes_nothing() -> None:
+    log, run = Log(), EXECUTIONS[0]
+    taken = ledger()
+    failed = log.fail(run)
+    log.offer(run, failed, Strategy.FALLBACK_SERVICE)
+    taken.commit(taken.stage(log.records, NOW))
+    before = dict(taken.states)
+    # Nearly every byte of it is escaped when it is written out again, so that it more than doubles.
+    huge = log.succeed(run, final_output=orjson.dumps("\x01" * 250_000).decode())
+    staged = taken.stage([huge], NOW)
+    limit = {t.name: t.max_message_bytes for t in BY_NAME.values()}
+    assert all(len(m.value or b"") < limit[m.topic] for m in staged.messages)
+    letters = [r for r in staged.emitted if isinstance(r, DeadLetter)]
+    results = [r for r in staged.emitted if isinstance(r, RecoveryResult)]
+    assert letters or results
+    if letters:
+        taken.commit(staged)
+        assert taken.states == before
+
+
+def test_branches_with_huge_options_still_make_a_command_that_fits() -> None:
+    log, run = Log(), EXECUTIONS[0]
+    failures = [log.fail(run, f"f{n}") for n in range(12)]
+    for failed in failures:
+        parameters = orjson.dumps({"text": f"{failed.offset}" + "x" * 40_000}).decode()
+        log.offer(run, failed, *[Strategy.CONSTRAINT_INJECTION] * 10, parameters=parameters)
+    taken = ledger()
+    staged = taken.stage(log.records, NOW)
+    taken.commit(staged)
+    limit = {t.name: t.max_message_bytes for t in BY_NAME.values()}
+    assert all(len(m.value or b"") < limit[m.topic] for m in staged.messages)
+    assert [type(r) for r in staged.emitted].count(ResumeCommand) == 1
+    assert max(len(state) for state in taken.states.values()) > 500_000
+
+
+def test_a_handler_that_raises_costs_one_dead_letter(monkeypatch: pytest.MonkeyPatch) -> None:
+    from processors.recover import ledger as module
+
+    real = module.step
+
+    def bad(state, event, now, policies):  # type: ignore[no-untyped-def]
+        if getattr(getattr(event, "record", None), "failure_id", "") == "f2":
+            raise KeyError("bug")
+        return real(state, event, now, policies)
+
+    monkeypatch.setattr(module, "step", bad)
+    log, run = Log(), EXECUTIONS[0]
+    for n in (1, 2, 3):
+        log.fail(run, f"f{n}")
+    staged = ledger().stage(log.records, NOW)
+    (letter,) = [r for r in staged.emitted if isinstance(r, DeadLetter)]
+    assert (letter.reason, letter.origin_offset, letter.payload) == ("handler_error", 1, log.records[1].value)
+    assert len([r for r in staged.emitted if isinstance(r, Disposition)]) == 2
+
+
+def test_a_deadline_whose_handler_raises_ends_as_internal_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    from processors.recover import reducer
+
+    log, run = Log(), EXECUTIONS[0]
+    log.fail(run)
+    taken = ledger()
+    taken.commit(taken.stage(log.records, NOW))
+    monkeypatch.setattr(reducer, "_on_due", lambda turn: 1 / 0)
+    due = taken.next_due_ms
+    assert due
+    staged = taken.stage([], due, fire_until=due)
+    (result,) = [r for r in staged.emitted if isinstance(r, RecoveryResult)]
+    assert (result.reason, result.error) == ("internal_error", "ZeroDivisionError")
+
+
+def test_a_suspect_becomes_a_dead_letter_unseen() -> None:
+    log = Log()
+    raw = log.fail(EXECUTIONS[0])
+    staged = ledger().stage([raw], NOW, suspects=frozenset({(raw.topic, raw.offset)}))
+    assert [type(r) for r in staged.emitted] == [DeadLetter]
+    assert staged.messages[0].topic == DEAD_LETTERS.name
+
+
+def test_a_deadline_fires_only_behind_the_barrier() -> None:
+    log = Log()
+    taken = ledger()
+    log.fail(EXECUTIONS[0])
+    taken.commit(taken.stage(log.records, NOW))
+    due = taken.next_due_ms
+    assert due
+    assert not taken.stage([], due + 5, fire_until=due - 1).emitted
+    fired = taken.stage([], due + 5, fire_until=due)
+    taken.commit(fired)
+    assert [r.reason for r in fired.emitted if isinstance(r, RecoveryResult)] == ["expired"]
+    assert taken.next_due_ms
+    assert taken.next_due_ms > due
+
+
+def test_tenants_take_turns_and_each_execution_keeps_its_order() -> None:
+    log = Log()
+    acme = [run for run in EXECUTIONS if run[0] == "acme"]
+    zeta = [run for run in EXECUTIONS if run[0] == "zeta"]
+    for n in range(50):
+        log.fail(acme[n % 3], f"f{n}")
+    log.fail(zeta[0])
+    order = list(turns(log.records))
+    assert next(n for n, raw in enumerate(order) if raw.key == f"zeta/{zeta[0][1]}".encode()) <= 1
+    for key in {raw.key for raw in order}:
+        mine = [raw.offset for raw in order if raw.key == key]
+        assert mine == sorted(mine)
+
+
+def test_what_is_kept_is_the_state_itself() -> None:
+    log, run = Log(), EXECUTIONS[0]
+    log.fail(run)
+    taken = ledger()
+    staged = taken.stage(log.records, NOW)
+    (change,) = [value for key, value in staged.changes.items() if key == f"{run[0]}/{run[1]}"]
+    assert change
+    assert decode(change).recovery is not None
