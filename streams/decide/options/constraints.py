@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple
 
 from schemas.records import parse_json_text
 from streams.decide.classify.constraints import allowed_values, valid_range
-from streams.decide.options.context import Context
+from streams.decide.options.context import Context, dumps
 from streams.decide.options.quoting import listed, name, quoted
 
 MAX_FIELDS: Final = 20
@@ -43,7 +43,8 @@ class Rule(NamedTuple):
 class Demand(NamedTuple):
     """What an output must be."""
 
-    violated: tuple[Rule, ...]
+    rules: tuple[Rule, ...]
+    """Of the violated fields, at most MAX_FIELDS; of all constrained fields where the verdict names none."""
     schema: dict[str, Any] | None
     """Of the whole output, all constrained fields together; None where no constraint is known."""
 
@@ -61,18 +62,16 @@ def _demand(context: Context) -> Demand:
     constraints = given if isinstance(given, dict) else {}
     whole = is_schema(constraints)
     fields = {} if whole else {key: value for key, value in constraints.items() if isinstance(value, dict)}
-    violated: dict[str, Rule] = {}
+    rules: dict[str, Rule] = {}
     for violation in _violations(context):
         field = violation.get("field") or violation.get("path")
-        if not isinstance(field, str) or not field or field in violated:
-            continue
-        violated[field] = _rule(field, {**_of_violation(violation), **fields.get(field, {})})
-        if len(violated) == MAX_FIELDS:
-            break
-    schema = without_annotations(constraints) if whole else _object_schema(fields, violated)
-    if schema is not None and len(str(schema)) > MAX_SCHEMA_CHARS:
+        if isinstance(field, str) and field and field not in rules and len(rules) < MAX_FIELDS:
+            rules[field] = _rule(field, {**_of_violation(violation), **fields.get(field, {})})
+    rules = rules or {field: _rule(field, fields[field]) for field in list(fields)[:MAX_FIELDS]}
+    schema = without_annotations(constraints) if whole else _object_schema(fields, rules)
+    if schema is not None and len(dumps(schema)) > MAX_SCHEMA_CHARS:
         schema = None
-    return Demand(tuple(violated.values()), schema)
+    return Demand(tuple(rules.values()), schema)
 
 
 def is_schema(constraints: Mapping[str, Any]) -> bool:
@@ -181,33 +180,38 @@ def _pattern(field: str, pattern: str) -> Rule:
     return Rule(field, text, never, {"type": "string", "pattern": anchored}, f"Make {name(field)} match the pattern.")
 
 
-def _object_schema(fields: Mapping[str, Any], violated: Mapping[str, Rule]) -> dict[str, Any] | None:
+def _object_schema(fields: Mapping[str, Any], known: Mapping[str, Rule]) -> dict[str, Any] | None:
     """The schema of an object with all constrained fields, nested where their names are paths."""
-    rules = {field: _rule(field, constraint) for field, constraint in list(fields.items())[: MAX_FIELDS * 5]}
-    rules.update(violated)
+    others = [field for field in list(fields)[: MAX_FIELDS * 5] if field not in known]
+    rules = {**known, **{field: _rule(field, fields[field]) for field in others}}
     if not any(rule.schema for rule in rules.values()):
         return None
     root: dict[str, Any] = {"type": "object", "properties": {}, "required": []}
     for field, rule in rules.items():
+        path = _path(field)
+        if not path:
+            continue
         node = root
-        *parents, last = _path(field)
+        required = fields.get(field, {}).get("required") is not False
+        *parents, last = path
         for parent in parents:
-            _require(node, parent)
+            _require(node, parent, required)
             node = node["properties"].setdefault(parent, {})
             for key, empty in (("type", "object"), ("properties", {}), ("required", [])):
                 node.setdefault(key, empty)
-        _require(node, last)
+        _require(node, last, required)
         node["properties"][last] = {**node["properties"].get(last, {}), **rule.schema}
-    return root
+    return root if root["properties"] else None
 
 
-def _require(node: dict[str, Any], key: str) -> None:
-    if key not in node["required"]:
+def _require(node: dict[str, Any], key: str, required: bool) -> None:
+    if required and key not in node["required"]:
         node["required"].append(key)
 
 
 def _path(field: str) -> list[str]:
-    """`$.loan.apr` and `loan.apr` are nested; anything that is no plain path is one name."""
-    plain = field.removeprefix("$.")
-    parts = plain.split(".")
-    return parts if all(part.isidentifier() for part in parts) and len(parts) <= 8 else [field]
+    """`$.loan.apr` and `loan.apr` are nested; empty for a path through a list: a schema of objects cannot say it."""
+    parts = field.removeprefix("$.").split(".")
+    if len(parts) == 1 and "[" not in field and "/" not in field:
+        return [field]
+    return parts if all(part.isidentifier() for part in parts) and len(parts) <= 8 else []

@@ -28,10 +28,10 @@ def constraint_injection(context: Context) -> Remedy | None:
     if context.verdict.subtype == "unknown_tool":
         return _known_tools_only(context)
     wanted = demand(context)
-    if not wanted.violated:
+    if not wanted.rules:
         return _well_formed(context)
-    lines = [f"IMPORTANT: {name(rule.field)} {rule.must}. {rule.never}" for rule in wanted.violated]
-    one = wanted.violated[0]
+    lines = [f"IMPORTANT: {name(rule.field)} {rule.must}. {rule.never}" for rule in wanted.rules]
+    one = wanted.rules[0]
     what = f"a valid {name(one.field)}" if len(lines) == 1 else "valid values"
     text = with_note(*lines, f"If you cannot determine {what}, {UNABLE}")
     return Remedy(dumps({"text": text}), f"Says to the model what its output broke ({_fields(wanted)}).")
@@ -69,20 +69,20 @@ def validation_tool(context: Context) -> Remedy | None:
             "description": "Checks your answer before you give it. Call it with the complete answer; where it says "
             "that the answer is not valid, correct the answer as suggested and call it again.",
             "input_schema": wanted.schema,
-            "suggestion": with_note(*(rule.suggestion for rule in wanted.violated)),
+            "suggestion": with_note(*(rule.suggestion for rule in wanted.rules)),
         }
     )
     return Remedy(text, "The model checks its answer with a tool before it gives it.")
 
 
 def _fields(wanted: Demand) -> str:
-    names = [name(rule.field) for rule in wanted.violated[:5]]
+    names = [name(rule.field) for rule in wanted.rules[:5]]
     return ", ".join(names) or "all of its fields"
 
 
 def _tool_name(prefix: str, wanted: Demand) -> str:
     """A function's name as every provider accepts it: letters, digits, `_-`, at most 64."""
-    fields: tuple[Rule, ...] = wanted.violated[:1] if len(wanted.violated) == 1 else ()
+    fields: tuple[Rule, ...] = wanted.rules[:1] if len(wanted.rules) == 1 else ()
     return _NO_NAME.sub("_", "_".join([prefix, *(rule.field for rule in fields)]))[:64].rstrip("_") or prefix
 
 

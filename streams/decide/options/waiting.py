@@ -10,7 +10,7 @@ from email.utils import parsedate_to_datetime
 from typing import Final, NamedTuple
 
 from schemas.records import FailureEvent
-from streams.decide.options.durations import NUMBER, UNIT, compact_duration_s, leading_duration_s, unit_s
+from streams.decide.options.durations import NUMBER, UNIT, compact_duration_s, leading_duration_s
 
 _MAX_TEXT: Final = 4096
 _ASKED: Final = re.compile(
@@ -142,7 +142,9 @@ def _from_text(text: str) -> float | None:
         return None
     if match := _FIELD.search(lowered):
         milliseconds, amount, unit = match.groups()
-        return float(amount) * (0.001 if milliseconds else unit_s(unit or "s"))
+        if unit:
+            return leading_duration_s(lowered[match.start(2) :][:60])
+        return float(amount) * (0.001 if milliseconds else 1.0)
     if match := _ASKED.search(lowered):
         return leading_duration_s(match.group(1))
     return None
