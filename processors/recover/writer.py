@@ -30,6 +30,7 @@ from confluent_kafka import Message as KafkaMessage
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
 from ops.runtime import failpoints
+from ops.runtime.delivery import delivery_error
 from ops.runtime.settings import Settings
 from processors.recover.ledger import Ledger, Message, Raw, Staged
 from processors.recover.policy import Policies
@@ -223,6 +224,8 @@ class Writer:
         # Always sent, also where only deadlines fired: it is what refuses a member that was voted out.
         producer.send_offsets_to_transaction(offsets, metadata, _RPC_S)
         failpoints.hit("recover.offsets_sent")
+        if producer.flush(_RPC_S) or self._refused:
+            raise KafkaException(self._refused or KafkaError(KafkaError._TIMED_OUT))
         producer.commit_transaction(_RPC_S)
 
     def _publish(self, producer: Producer, staged: Staged) -> None:
@@ -243,9 +246,8 @@ class Writer:
         )
         producer.poll(0)
 
-    def _on_delivery(self, error: KafkaError | None, _: KafkaMessage) -> None:
-        if error is not None and self._refused is None:
-            self._refused = error
+    def _on_delivery(self, error: KafkaError | None, message: KafkaMessage) -> None:
+        self._refused = self._refused or delivery_error(error, message)
 
     def _doubt(self, error: BaseException) -> DoubtError:
         cause = self._refused or (error.args[0] if error.args else None)
