@@ -11,6 +11,7 @@ import hashlib
 import json
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -54,6 +55,7 @@ class Agents:
         self._taken: dict[str, list[int]] = {}
         self._answered: set[str] = set()
         self._unanswered: list[dict[str, Any]] = []
+        self._lost: list[tuple[str, dict[str, Any], Callable[[Message], None]]] = []
         for line in Path(args.log).read_text().splitlines():
             self._remember(json.loads(line))
         self._producer = Producer(
@@ -91,6 +93,9 @@ class Agents:
             self._producer.poll(0)
             for message in self._consumer.consume(200, 0.02):
                 self._command(message)
+            lost, self._lost = self._lost, []
+            for each in lost:
+                self._send(*each)
             again, self._unanswered = self._unanswered, []
             for command in again:
                 self._obey(command)
@@ -136,18 +141,25 @@ class Agents:
             **more,
         }
 
-        def acked(error: KafkaError | None, message: Message) -> None:
-            if error is None:
-                place = [message.partition(), message.offset()]
-                self._write(did="failure-acked", failure_id=failure_id, execution_id=execution, place=place)
-                if answers:
-                    self._write(did="answered", command_id=answers, how="failed-again")
+        def acked(message: Message) -> None:
+            place = [message.partition(), message.offset()]
+            self._write(did="failure-acked", failure_id=failure_id, execution_id=execution, place=place)
+            if answers:
+                self._write(did="answered", command_id=answers, how="failed-again")
 
         self._send(FAILURES, event, acked)
 
-    def _send(self, topic: str, record: dict[str, Any], acked: Any) -> None:
+    def _send(self, topic: str, record: dict[str, Any], acked: Callable[[Message], None]) -> None:
         key = f"{record['tenant_id']}/{record['execution_id']}"
-        self._producer.produce(topic, json.dumps(record).encode(), key.encode(), on_delivery=acked)
+
+        def reported(error: KafkaError | None, message: Message) -> None:
+            # A record delivered at no offset was called a duplicate by the broker, and may stand in no log.
+            if error is not None or message.offset() is None:
+                self._lost.append((topic, record, acked))
+            else:
+                acked(message)
+
+        self._producer.produce(topic, json.dumps(record).encode(), key.encode(), on_delivery=reported)
 
     def _command(self, message: Message) -> None:
         if message.error():
@@ -184,9 +196,8 @@ class Agents:
         names = ("command_id", "recovery_id", "attempt", "tenant_id", "execution_id")
         outcome = {name: command[name] for name in names} | {"status": status, "applied": "all", "duration_s": 0.1}
 
-        def acked(error: KafkaError | None, _: Message) -> None:
-            if error is None:
-                self._write(did="answered", command_id=command["command_id"], how=status)
+        def acked(_: Message) -> None:
+            self._write(did="answered", command_id=command["command_id"], how=status)
 
         self._send(OUTCOMES, outcome, acked)
 
