@@ -105,6 +105,9 @@ class Settings(BaseSettings):
                 # librdkafka's default agrees with Java, Node and aiokafka on 15 of 200 keys.
                 "partitioner": "murmur2_random",
                 "linger.ms": 0,
+                # A topic's max.message.bytes bounds the batch, and the broker refuses all records of one that is
+                # larger. The smallest limit of a topic that is written in batches is 64 KiB.
+                "batch.size": 48 * 1024,
                 # Transactions otherwise wait 100 ms for the coordinator's CONCURRENT_TRANSACTIONS to pass.
                 "retry.backoff.ms": 2,
                 "retry.backoff.max.ms": 10,

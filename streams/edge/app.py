@@ -43,6 +43,16 @@ class App(faust.App):
 
     outputs: Outputs
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._readers: set[asyncio.Task[None]] = set()
+
+    async def on_stop(self) -> None:
+        """As Faust's, which commits what is done; then no record that is still being handled holds the stop up."""
+        await super().on_stop()
+        for reader in self._readers:
+            reader.cancel()
+
     def _new_transport(self) -> Transport:
         return Transport(self.conf.broker_consumer, self)
 
@@ -57,21 +67,22 @@ class App(faust.App):
         """Let `body` have every batch of `topic`. What it raises ends the worker: it must handle its own."""
 
         async def agent(stream: Any) -> None:
+            self._readers.add(cast("asyncio.Task[None]", asyncio.current_task()))
             queue = stream.channel.queue
-            while True:
-                try:
+            try:
+                while True:
                     batch: Batch = await queue.get()
-                except StopAsyncIteration:
-                    # How Faust ends a stream.
-                    return
-                if batch.progress.closed:
-                    continue
-                try:
-                    await body(batch)
-                except Exception as error:
-                    await self.crash(error)
-                    # Faust would start the agent again, and go on behind this record.
-                    await asyncio.Event().wait()
+                    if not batch.progress.closed:
+                        await body(batch)
+            except StopAsyncIteration:
+                """How Faust ends a stream."""
+            except asyncio.CancelledError:
+                if not self.should_stop:
+                    raise
+            except Exception as error:
+                await self.crash(error)
+                # Faust would start the agent again, and go on behind this record.
+                await self.wait_until_stopped()
 
         self.agent(self.topic(topic, key_type=bytes, value_type=bytes), name=topic)(agent)
 

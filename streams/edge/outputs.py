@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
 
-from confluent_kafka import KafkaError, KafkaException, Producer
+from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
+from ops.runtime.delivery import delivery_error
 from ops.runtime.settings import Settings
 from schemas.codec import Encoded
 
@@ -32,6 +34,16 @@ Wanted = Callable[[], bool]
 """Whether a record that was not delivered yet is to be sent again."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Sent:
+    record: Encoded
+    report: Report
+    partition: int
+    wanted: Wanted | None
+    alone: bool = False
+    """In a batch of its own."""
+
+
 class OutputError(Exception):
     """The producer can send nothing more; only a new process can."""
 
@@ -40,7 +52,9 @@ class Outputs:
     """One idempotent producer, acks=all, owned by an event loop: its reports run there, without a lock."""
 
     def __init__(self, settings: Settings, on_fatal: Callable[[OutputError], None]) -> None:
-        self._producer = Producer(settings.producer(**{"message.timeout.ms": DELIVERY_TIMEOUT_MS}))
+        self._config = settings.producer(**{"message.timeout.ms": DELIVERY_TIMEOUT_MS})
+        self._producer = Producer(self._config)
+        self._alone: Producer | None = None
         self._on_fatal = on_fatal
         self._timer: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
@@ -48,14 +62,19 @@ class Outputs:
 
     def send(self, record: Encoded, report: Report, *, partition: int = -1, wanted: Wanted | None = None) -> None:
         """Hand `record` over; never blocks. While `wanted` (absent: always), a failed delivery is tried again."""
+        self._send(_Sent(record, report, partition, wanted))
+
+    def _send(self, sent: _Sent) -> None:
         self.in_flight += 1
-        again = partial(self._delivered, record, report, partition, wanted)
+        record = sent.record
+        again = partial(self._delivered, sent)
+        producer = self._single() if sent.alone else self._producer
         try:
-            self._producer.produce(
-                record.topic, record.value, record.key, partition, on_delivery=again, headers=[*record.headers]
+            producer.produce(
+                record.topic, record.value, record.key, sent.partition, on_delivery=again, headers=[*record.headers]
             )
         except BufferError:
-            self._loop.call_later(_FULL_S, self._again, record, report, partition, wanted)
+            self._loop.call_later(_FULL_S, self._again, sent)
         except KafkaException as error:
             self._loop.call_soon(again, error.args[0], None)
         if self._timer is None:
@@ -87,7 +106,7 @@ class Outputs:
         while self.in_flight:
             if self._loop.time() > until:
                 return False
-            self._producer.poll(0)
+            self._poll()
             await asyncio.sleep(_PUMP_S)
         return True
 
@@ -97,37 +116,43 @@ class Outputs:
             self._timer.cancel()
             self._timer = None
 
+    def _poll(self) -> None:
+        self._producer.poll(0)
+        if self._alone is not None:
+            self._alone.poll(0)
+
     def _pump(self) -> None:
         self._timer = None
-        self._producer.poll(0)
+        self._poll()
         if self.in_flight and self._timer is None:
             self._timer = self._loop.call_later(_PUMP_S, self._pump)
 
-    def _again(self, record: Encoded, report: Report, partition: int, wanted: Wanted | None) -> None:
+    def _again(self, sent: _Sent) -> None:
         self.in_flight -= 1
-        if wanted is None or wanted():
-            self.send(record, report, partition=partition, wanted=wanted)
+        if sent.wanted is None or sent.wanted():
+            self._send(sent)
         else:
-            report(KafkaError(KafkaError._MSG_TIMED_OUT))
+            sent.report(KafkaError(KafkaError._MSG_TIMED_OUT))
 
-    def _delivered(
-        self,
-        record: Encoded,
-        report: Report,
-        partition: int,
-        wanted: Wanted | None,
-        error: KafkaError | None,
-        _message: object,
-    ) -> None:
+    def _delivered(self, sent: _Sent, error: KafkaError | None, message: Message) -> None:
+        error = delivery_error(error, message)
         if error is None:
             self.in_flight -= 1
-            report(None)
+            sent.report(None)
         elif error.fatal():
             self.in_flight -= 1
             self._on_fatal(OutputError(str(error)))
-        elif error.code() in _REJECTED:
+        elif error.code() not in _REJECTED:
+            log.warning("%s did not take a record yet: %s", sent.record.topic, error)
+            self._loop.call_later(_FULL_S, self._again, sent)
+        elif sent.alone:
             self.in_flight -= 1
-            report(error)
+            sent.report(error)
         else:
-            log.warning("%s did not take a record yet: %s", record.topic, error)
-            self._loop.call_later(_FULL_S, self._again, record, report, partition, wanted)
+            # The broker refuses whole batches: it may have meant a neighbour.
+            self._loop.call_soon(self._again, replace(sent, alone=True))
+
+    def _single(self) -> Producer:
+        if self._alone is None:
+            self._alone = Producer({**self._config, "batch.num.messages": 1})
+        return self._alone

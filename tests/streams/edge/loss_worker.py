@@ -1,0 +1,255 @@
+"""The same ten records through stock Faust and through our edge; run as a process by test_edge_loss.
+
+    python loss_worker.py stock|ours BOOTSTRAP GROUP CASE,CASE...
+
+Each case has an input topic of one partition, `GROUP.case`, with the values 0 to 9. A line `case n` on stdout says
+that record n was handled. What each case does with record 5 (or 0) is what its name says.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import faust
+
+from ops.runtime.settings import Settings
+from schemas.codec import Encoded, Malformed
+from schemas.records import DeadLetterReason
+from streams.edge.agent import Guard, Mapper
+from streams.edge.app import App, new_app
+from streams.edge.outputs import OutputError, Outputs
+from streams.edge.run import run
+from streams.edge.table import WindowedTable
+from streams.edge.transport import Batch
+
+KIND, BOOTSTRAP, GROUP, CASES = sys.argv[1], sys.argv[2], sys.argv[3], sys.argv[4].split(",")
+SLOW_S = 3600.0
+
+
+def handled(case: str, number: int) -> None:
+    print(case, number, flush=True)
+
+
+class PlannedError(Exception):
+    """What the cases raise."""
+
+
+# -- stock Faust, as its documentation shows it
+
+
+def stock() -> None:  # noqa: C901, PLR0915  one agent a case
+    app = faust.App(
+        GROUP,
+        broker=f"kafka://{BOOTSTRAP}",
+        broker_commit_interval=0.3,
+        topic_disable_leader=True,
+        topic_replication_factor=1,
+        topic_partitions=1,
+        table_standby_replicas=0,
+        web_enabled=False,
+        worker_redirect_stdouts=False,
+        store="memory://",
+    )
+    oversized = app.topic(f"{GROUP}.small", value_serializer="raw")
+    table: Any = None
+    if "changelog" in CASES:
+        table = app.Table(f"{GROUP}-rows", default=int, partitions=1)
+
+    def topic(case: str) -> Any:
+        serializer = "json" if case == "decode" else "raw"
+        return app.topic(f"{GROUP}.{case}", key_serializer="raw", value_serializer=serializer)
+
+    async def plain(stream: Any) -> None:
+        async for value in stream:
+            if int(value) == 5:
+                raise PlannedError
+            handled("plain", int(value))
+
+    async def batch(stream: Any) -> None:
+        async for values in stream.take(4, within=0.5):
+            if b"5" in values:
+                raise PlannedError
+            for value in values:
+                handled("batch", int(value))
+
+    async def before_ack(stream: Any) -> None:
+        async for event in stream.noack().events():
+            if event.value == b"5":
+                raise PlannedError
+            handled("before_ack", int(event.value))
+            event.ack()
+
+    async def concurrency(stream: Any) -> None:
+        async for value in stream:
+            if value == b"0":
+                await asyncio.sleep(SLOW_S)
+            handled("concurrency", int(value))
+
+    async def out_of_order(stream: Any) -> None:
+        held = []
+        async for event in stream.noack().events():
+            if event.value == b"0":
+                held.append(event)
+                continue
+            handled("out_of_order", int(event.value))
+            event.ack()
+
+    async def delivery(stream: Any) -> None:
+        async for value in stream:
+            await oversized.send(value=value if value != b"5" else b"x" * 5000)
+            handled("delivery", int(value))
+
+    async def decode(stream: Any) -> None:
+        async for value in stream:
+            handled("decode", int(value))
+
+    async def changelog(stream: Any) -> None:
+        async for value in stream:
+            table["a key that is too long for the changelog"] += 1
+            handled("changelog", int(value))
+
+    async def sentinel(stream: Any) -> None:
+        async for value in stream:
+            handled("sentinel", int(value))
+
+    async def committed_only(stream: Any) -> None:
+        async for value in stream:
+            handled("committed_only", int(value))
+
+    async def sigterm(stream: Any) -> None:
+        async for value in stream:
+            if value == b"5":
+                handled("begun", 5)
+                await asyncio.sleep(2)
+            handled("sigterm", int(value))
+
+    bodies = locals()
+    for case in CASES:
+        app.agent(
+            topic(case),
+            name=case,
+            concurrency=2 if case == "concurrency" else 1,
+        )(bodies[case])
+    faust.Worker(app, loglevel="ERROR").execute_from_commandline()
+
+
+# -- ours
+
+
+async def ours() -> App:
+    settings = Settings(bootstrap=BOOTSTRAP, app=GROUP, partitions=1, log_level="ERROR")
+    app = new_app(settings, "ours")
+    crashes = []
+    app.outputs = Outputs(settings, lambda error: crashes.append(asyncio.ensure_future(_crash(app, error))))
+    table = None
+    if "changelog" in CASES:
+        table = WindowedTable.add(app, "rows", size_s=3600, partitions=1)
+    for case in CASES:
+        app.batches(f"{GROUP}.{case}", _body(case, app, table))
+    return app
+
+
+async def _crash(app: App, error: OutputError) -> None:
+    await app.crash(error)
+
+
+def _body(case: str, app: App, table: WindowedTable | None) -> Callable[[Batch], Any]:
+    if case in ("plain", "delivery", "decode"):
+        return Mapper(partial(_map, case), app.outputs, worker="streams").run
+    return partial(_OWN.get(case, _each), case, app, table)
+
+
+def _map(case: str, record: Any) -> Encoded | Malformed:
+    try:
+        number = int(record.value)
+    except ValueError:
+        return Malformed(DeadLetterReason.NOT_JSON, "no number")
+    if case == "plain" and number == 5:
+        raise PlannedError
+    value = b"x" * 5000 if case == "delivery" and number == 5 else record.value
+    handled(case, number)
+    return Encoded(f"{GROUP}.small", b"k", value, [])
+
+
+async def _each(case: str, app: App, table: WindowedTable | None, batch: Batch) -> None:
+    for record in batch.records:
+        handled(case, int(record.value))
+        batch.progress.done(record.offset)
+
+
+async def _batch(case: str, app: App, table: WindowedTable | None, batch: Batch) -> None:
+    guard = Guard(worker="streams")
+
+    def number(record: Any) -> int | Malformed:
+        if record.value == b"5":
+            raise PlannedError
+        return int(record.value)
+
+    for record in batch.records:
+        found = await guard.attempt(number, record)
+        if isinstance(found, Malformed):
+            await app.outputs.deliver(guard.dead_letter(record, found))
+        else:
+            handled(case, found)
+        batch.progress.done(record.offset)
+
+
+async def _before_ack(case: str, app: App, table: WindowedTable | None, batch: Batch) -> None:
+    for record in batch.records:
+        if record.value == b"5":
+            raise PlannedError
+        handled(case, int(record.value))
+        batch.progress.done(record.offset)
+
+
+async def _concurrency(case: str, app: App, table: WindowedTable | None, batch: Batch) -> None:
+    async def one(record: Any) -> None:
+        if record.value == b"0":
+            await asyncio.sleep(SLOW_S)
+        handled(case, int(record.value))
+        batch.progress.done(record.offset)
+
+    app.add_future(asyncio.gather(*(one(record) for record in batch.records)))
+
+
+async def _out_of_order(case: str, app: App, table: WindowedTable | None, batch: Batch) -> None:
+    for record in reversed(batch.records):
+        if record.value != b"0":
+            handled(case, int(record.value))
+            batch.progress.done(record.offset)
+
+
+async def _changelog(case: str, app: App, table: WindowedTable | None, batch: Batch) -> None:
+    assert table is not None
+    row = (batch.records[-1].offset, len(batch.records))
+    await table.write(batch.partition, {("a key that is too long for the changelog", 0): row}, lambda: True)
+    await _each(case, app, table, batch)
+
+
+async def _sigterm(case: str, app: App, table: WindowedTable | None, batch: Batch) -> None:
+    for record in batch.records:
+        if record.value == b"5":
+            handled("begun", 5)
+            await asyncio.sleep(SLOW_S)
+        handled(case, int(record.value))
+        batch.progress.done(record.offset)
+
+
+_OWN: dict[str, Callable[..., Any]] = {
+    "batch": _batch,
+    "before_ack": _before_ack,
+    "concurrency": _concurrency,
+    "out_of_order": _out_of_order,
+    "changelog": _changelog,
+    "sigterm": _sigterm,
+}
+
+if __name__ == "__main__":
+    if KIND == "stock":
+        stock()
+    else:
+        sys.exit(run(ours))

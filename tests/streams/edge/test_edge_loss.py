@@ -1,0 +1,306 @@
+"""Each way in which stock Faust 0.15.3 loses records, on the real broker: stock loses, ours does not.
+
+A record is lost where its group has committed past it, and it was neither handled nor became a dead letter. That is
+counted here from the topics and from what the process printed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient, NewTopic
+
+from schemas.codec import Decoded, decode
+from schemas.records import DeadLetter
+from schemas.topics import DEAD_LETTERS
+
+pytestmark = pytest.mark.integration
+
+WORKER = Path(__file__).parent / "loss_worker.py"
+DEADLINE_S = 60.0
+GOING_ON = ("plain", "batch", "before_ack", "concurrency", "out_of_order", "delivery", "decode")
+"""Cases after which the worker goes on (ours stops visibly at `before_ack`: an agent's own fault)."""
+
+
+@dataclass
+class Run:
+    """One worker process and its topics."""
+
+    kind: str
+    bootstrap: str
+    cases: tuple[str, ...]
+    group: str = field(default_factory=lambda: f"loss-{uuid.uuid4().hex[:8]}")
+    lines: list[str] = field(default_factory=list)
+    process: subprocess.Popen[str] | None = None
+
+    @property
+    def consumer_group(self) -> str:
+        return self.group if self.kind == "stock" else f"{self.group}-ours"
+
+    def create(self) -> None:
+        admin = AdminClient({"bootstrap.servers": self.bootstrap})
+        small = {"max.message.bytes": "1000"}
+        topics = [NewTopic(f"{self.group}.{case}", 1, 1) for case in self.cases]
+        topics.append(NewTopic(f"{self.group}.small", 1, 1, config=small))
+        if "changelog" in self.cases:
+            tiny = {"max.message.bytes": "80"}
+            topics.append(NewTopic(f"{self.group}-{self.group}-rows-changelog", 1, 1, config=tiny))
+            topics.append(NewTopic(f"{self.group}-ours-rows-changelog", 1, 1, config=tiny))
+        topics.append(NewTopic(DEAD_LETTERS.name, 4, 1))
+        for future in admin.create_topics(topics).values():
+            # The dead letters may exist already.
+            future.exception(30)
+
+    def fill(self) -> None:
+        producer = Producer({"bootstrap.servers": self.bootstrap})
+        for case in self.cases:
+            for number in range(10):
+                value = b"{" if case == "decode" and number == 5 else str(number).encode()
+                producer.produce(f"{self.group}.{case}", value, b"k")
+        assert producer.flush(30) == 0
+
+    def produce(self, case: str, value: bytes) -> None:
+        producer = Producer({"bootstrap.servers": self.bootstrap})
+        producer.produce(f"{self.group}.{case}", value, b"k")
+        assert producer.flush(30) == 0
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        command = [sys.executable, str(WORKER), self.kind, self.bootstrap, self.group, ",".join(self.cases)]
+        with subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, start_new_session=True
+        ) as process:
+            self.process = process
+            assert process.stdout is not None
+            os.set_blocking(process.stdout.fileno(), False)
+            try:
+                yield
+            finally:
+                if process.poll() is None:
+                    process.kill()
+                process.wait()
+                self._read()
+
+    def _read(self) -> None:
+        assert self.process is not None
+        assert self.process.stdout is not None
+        while line := self.process.stdout.readline():
+            self.lines.append(line.strip())
+
+    def until(self, what: Callable[[], bool], why: str) -> None:
+        deadline = time.monotonic() + DEADLINE_S
+        while not what():
+            assert time.monotonic() < deadline, f"{self.kind}: {why}; {self.handled()} {self.committed()}"
+            time.sleep(0.05)
+            if self.process is not None and self.process.poll() is None:
+                self._read()
+
+    def handled(self) -> dict[str, set[int]]:
+        found: dict[str, set[int]] = defaultdict(set)
+        for line in self.lines:
+            case, _, number = line.partition(" ")
+            if number.isdigit():
+                found[case].add(int(number))
+        return found
+
+    def committed(self) -> dict[str, int]:
+        consumer = Consumer({"bootstrap.servers": self.bootstrap, "group.id": self.consumer_group})
+        try:
+            wanted = [TopicPartition(f"{self.group}.{case}", 0) for case in self.cases]
+            return {p.topic.rpartition(".")[2]: max(p.offset, 0) for p in consumer.committed(wanted, 10)}
+        finally:
+            consumer.close()
+
+    def dead(self) -> dict[str, set[int]]:
+        found: dict[str, set[int]] = defaultdict(set)
+        for value in read_all(self.bootstrap, DEAD_LETTERS.name, 4):
+            letter = decode(DEAD_LETTERS.name, value)
+            assert isinstance(letter, Decoded)
+            assert isinstance(letter.record, DeadLetter)
+            topic, _, case = letter.record.origin_topic.rpartition(".")
+            if topic == self.group:
+                found[case].add(letter.record.origin_offset)
+        return found
+
+    def lost(self, case: str) -> list[int]:
+        handled, dead = self.handled()[case], self.dead()[case]
+        if case in ("delivery", "changelog"):
+            # What was said to be handled counts only where its output is in the topic.
+            handled = self.written(case)
+        return [n for n in range(self.committed()[case]) if n not in handled | dead]
+
+    def written(self, case: str) -> set[int]:
+        if case == "delivery":
+            return {int(value) for value in read_all(self.bootstrap, f"{self.group}.small", 1) if len(value) < 5}
+        rows = f"{self.group}-rows" if self.kind == "stock" else "rows"
+        prefix = self.group if self.kind == "stock" else f"{self.group}-ours"
+        return {json.loads(v) for v in read_all(self.bootstrap, f"{prefix}-{rows}-changelog", 1)}
+
+
+def read_all(bootstrap: str, topic: str, partitions: int) -> list[bytes]:
+    """Every committed value of a topic."""
+    consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": "check", "enable.partition.eof": True})
+    consumer.assign([TopicPartition(topic, p, 0) for p in range(partitions)])
+    values, ended = [], 0
+    deadline = time.monotonic() + DEADLINE_S
+    try:
+        while ended < partitions:
+            assert time.monotonic() < deadline
+            message = consumer.poll(1)
+            if message is None:
+                continue
+            if message.error() is None:
+                values.append(message.value() or b"")
+            else:
+                ended += 1
+    finally:
+        consumer.close()
+    return values
+
+
+@pytest.fixture(scope="module", params=["stock", "ours"])
+def went_on(request: pytest.FixtureRequest, kafka: str) -> Run:
+    """One worker with all the cases after which it can go on, until a commit after all of them."""
+    cases = GOING_ON if request.param == "stock" else tuple(c for c in GOING_ON if c != "before_ack")
+    run = Run(request.param, kafka, (*cases, "sentinel"))
+    run.create()
+    run.fill()
+    with run.running():
+        run.until(lambda: all(run.handled()[case] >= UNTIL[run.kind][case] for case in run.cases), "cases not ended")
+        run.produce("sentinel", b"10")
+        run.until(lambda: run.committed()["sentinel"] == 11, "no commit after the cases")
+    return run
+
+
+_ALL = set(range(10))
+UNTIL = {
+    "stock": {
+        "plain": _ALL - {5},
+        "batch": {0, 1, 2, 3},
+        "before_ack": _ALL - {5},
+        "concurrency": _ALL - {0},
+        "out_of_order": _ALL - {0},
+        "delivery": _ALL,
+        "decode": _ALL - {5},
+        "sentinel": _ALL,
+    },
+    "ours": {
+        "plain": _ALL - {5},
+        "batch": _ALL - {5},
+        "concurrency": _ALL - {0},
+        "out_of_order": _ALL - {0},
+        "delivery": _ALL,
+        "decode": _ALL - {5},
+        "sentinel": _ALL,
+    },
+}
+"""What is handled before a worker is as far as it gets."""
+
+
+@pytest.mark.parametrize("case", [case for case in GOING_ON if case != "before_ack"])
+def test_while_the_worker_goes_on(went_on: Run, case: str) -> None:
+    """Exception in a loop or a batch, concurrency with a slow event, out-of-order acks, a send that fails, bytes
+    that are no record; the groups are new, without a committed offset."""
+    assert bool(went_on.lost(case)) == (went_on.kind == "stock")
+
+
+def test_what_ours_could_not_handle_is_a_dead_letter(went_on: Run) -> None:
+    if went_on.kind == "stock":
+        pytest.skip("stock Faust has none")
+    assert {case: went_on.dead()[case] for case in went_on.cases} == {
+        "plain": {5},
+        "batch": {5},
+        "concurrency": set(),
+        "out_of_order": set(),
+        "delivery": {5},
+        "decode": {5},
+        "sentinel": set(),
+    }
+
+
+def test_ours_commits_up_to_the_record_that_is_not_done(went_on: Run) -> None:
+    if went_on.kind == "stock":
+        assert went_on.committed()["concurrency"] == 10
+    else:
+        committed = went_on.committed()
+        assert (committed["concurrency"], committed["out_of_order"]) == (0, 0)
+
+
+@pytest.mark.parametrize("kind", ["stock", "ours"])
+def test_exception_before_the_acknowledgement(kafka: str, kind: str) -> None:
+    """Stock starts the agent again behind the record; ours ends with code 1, and the next worker has it again."""
+    run = Run(kind, kafka, ("before_ack",))
+    run.create()
+    run.fill()
+    with run.running():
+        if kind == "stock":
+            run.until(lambda: run.committed()["before_ack"] == 10, "no commit")
+        else:
+            run.until(lambda: run.process is not None and run.process.poll() is not None, "did not stop")
+            assert run.process is not None
+            assert run.process.returncode == 1
+    assert bool(run.lost("before_ack")) == (kind == "stock")
+    assert run.committed()["before_ack"] == (10 if kind == "stock" else 5)
+
+
+@pytest.mark.parametrize("kind", ["stock", "ours"])
+def test_changelog_write_that_fails(kafka: str, kind: str) -> None:
+    """Stock commits what its changelog never had; ours stops, and has committed nothing."""
+    run = Run(kind, kafka, ("changelog",))
+    run.create()
+    run.fill()
+    with run.running():
+        if kind == "stock":
+            run.until(lambda: run.committed()["changelog"] == 10, "no commit")
+        else:
+            run.until(lambda: run.process is not None and run.process.poll() is not None, "did not stop")
+    assert bool(run.lost("changelog")) == (kind == "stock")
+
+
+@pytest.mark.parametrize("kind", ["stock", "ours"])
+def test_sigterm_in_the_middle_of_an_event(kafka: str, kind: str) -> None:
+    """A rolling deploy loses one event of each stock worker."""
+    run = Run(kind, kafka, ("sigterm",))
+    run.create()
+    run.fill()
+    with run.running():
+        run.until(lambda: 5 in run.handled()["begun"], "not begun")
+        assert run.process is not None
+        run.process.send_signal(signal.SIGTERM)
+        run.until(lambda: run.process is not None and run.process.poll() is not None, "did not stop")
+    assert run.lost("sigterm") == ([5] if kind == "stock" else [])
+
+
+@pytest.mark.parametrize("kind", ["stock", "ours"])
+def test_aborted_transactions_are_not_read_and_their_gaps_hold_nothing_up(kafka: str, kind: str) -> None:
+    """recovery.settled is written in transactions: an attempt that was aborted never happened."""
+    run = Run(kind, kafka, ("committed_only",))
+    run.create()
+    producer = Producer({"bootstrap.servers": kafka, "transactional.id": run.group})
+    producer.init_transactions()
+    for number in range(10):
+        producer.begin_transaction()
+        producer.produce(f"{run.group}.committed_only", str(number).encode(), b"k")
+        producer.flush()
+        if number % 2:
+            producer.abort_transaction()
+        else:
+            producer.commit_transaction()
+    with run.running():
+        # The last committed record, 8, is at offset 16: a value and a marker each.
+        run.until(lambda: run.committed()["committed_only"] >= 17, "no commit")
+    even = {0, 2, 4, 6, 8}
+    assert run.handled()["committed_only"] == (even if kind == "ours" else set(range(10)))
