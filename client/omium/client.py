@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import atexit
 import logging
 import os
-import time
 import weakref
-from collections import OrderedDict
-from collections.abc import Callable, Iterator
-from concurrent.futures import TimeoutError as FutureTimeout
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, ParamSpec, Self, TypeVar, Unpack
 
@@ -19,9 +14,10 @@ from omium import codec
 from omium.acceptor import Acceptor, FenceStore, MemoryFences
 from omium.clock import BrokerClock
 from omium.config import consumer_config, from_env, producer_config
-from omium.inbox import Inbox, Waiter
+from omium.inbox import Inbox
 from omium.outbox import Outbox
-from omium.records import Agent, Command
+from omium.pending import Pending
+from omium.records import Agent
 from omium.run import Run
 from omium.serve import Handler, Service
 from omium.step import StepOptions, step
@@ -29,7 +25,6 @@ from omium.step import StepOptions, step
 P = ParamSpec("P")
 R = TypeVar("R")
 _log = logging.getLogger("omium")
-_REMEMBERED: Final = 10_000
 _AT_EXIT_S: Final = 2.0
 
 
@@ -79,19 +74,15 @@ class Omium:
         self.tenant_id = codec.tenant(tenant_id)
         self.agent = agent or Agent()
         self.wait_s = wait_s
-        self.hold_s = hold_s
         self.environment = environment
         self.source = f"omium/client/{self.agent.id or 'agent'}"
         self.clock = BrokerClock()
         self.acceptor = Acceptor(fences or MemoryFences())
         self.consumer_config = consumer_config(bootstrap, kafka)
         self._unsent = 0
-        self._refused = 0
-        # Failures that this process waits with, by execution; and the waiters of those reported last.
-        self._failures: OrderedDict[str, set[str]] = OrderedDict()
-        self._waiters: OrderedDict[str, tuple[str, Waiter]] = OrderedDict()
         self._inbox = Inbox(self.consumer_config, self.clock, lambda: self._outbox.wake())
         self._outbox = Outbox(producer_config(bootstrap, kafka), self.clock, lambda: self._inbox.ready, queue_records)
+        self.pending = Pending(self._inbox, self.acceptor, self.clock, hold_s)
         self._inbox.start()
         self._outbox.start()
         self._at_exit = weakref.WeakMethod(self.close)
@@ -128,9 +119,8 @@ class Omium:
     @property
     def stats(self) -> Stats:
         """What became of the records so far."""
-        return Stats(
-            self._outbox.delivered, self._outbox.dropped + self._unsent, self._refused, self._inbox.undecodable
-        )
+        outbox = self._outbox
+        return Stats(outbox.delivered, outbox.dropped + self._unsent, self.pending.refused, self._inbox.undecodable)
 
     def ready(self, timeout_s: float) -> bool:
         """Wait until commands would be received. Not needed: failures wait for it in the queue."""
@@ -163,96 +153,6 @@ class Omium:
         """Count and log a record that could not even be built. Call in an exception's handler."""
         self._unsent += 1
         _log.exception("omium: a %s could not be reported", what)
-
-    def expect(self, key: str, failure_id: str) -> None:
-        """Listen for the answer to a failure that is about to be reported."""
-        if failure_id in self._waiters:
-            return
-        self._failures.setdefault(key, set()).add(failure_id)
-        self._failures.move_to_end(key)
-        self._waiters[failure_id] = (key, self._inbox.expect(key))
-        while len(self._failures) > _REMEMBERED:
-            self._failures.popitem(last=False)
-        while len(self._waiters) > _REMEMBERED:
-            self._inbox.forget(*self._waiters.popitem(last=False)[1])
-
-    def forget(self, failure_id: str) -> None:
-        """Nobody waits for the answer to this failure any more."""
-        if (found := self._waiters.pop(failure_id, None)) is not None:
-            self._inbox.forget(*found)
-
-    def awaited(self, key: str) -> bool:
-        """Whether somebody in this process waits right now for a command of this execution."""
-        return self._inbox.awaited(key)
-
-    def finish(self, command: Command) -> None:
-        """The matter of `command` is ended: later attempts of its recovery are refused."""
-        self.acceptor.finish(command)
-        for failure_id in self._failures.pop(command.key, ()):
-            self.forget(failure_id)
-
-    def wait(self, key: str, failure_id: str, timeout_s: float | None) -> Command | None:
-        """See `Run.wait`."""
-        until = time.monotonic() + (self.wait_s if timeout_s is None else timeout_s)
-        with self._waiting(key, failure_id) as waiter:
-            while waiter is not None and (left_s := until - time.monotonic()) > 0:
-                try:
-                    command = waiter.next().result(left_s)
-                except FutureTimeout:
-                    return None
-                hold_s = self.accept(command, in_place=True)
-                if hold_s is not None:
-                    time.sleep(hold_s)
-                    return command
-        return None
-
-    async def wait_async(self, key: str, failure_id: str, timeout_s: float | None) -> Command | None:
-        """See `Run.wait_async`."""
-        until = time.monotonic() + (self.wait_s if timeout_s is None else timeout_s)
-        with self._waiting(key, failure_id) as waiter:
-            while waiter is not None and (left_s := until - time.monotonic()) > 0:
-                try:
-                    command = await asyncio.wait_for(asyncio.wrap_future(waiter.next()), left_s)
-                except TimeoutError:
-                    return None
-                hold_s = self.accept(command, in_place=True)
-                if hold_s is not None:
-                    await asyncio.sleep(hold_s)
-                    return command
-        return None
-
-    @contextmanager
-    def _waiting(self, key: str, failure_id: str) -> Iterator[Waiter | None]:
-        """The waiter of the failure; None where no command can come, since there was never a connection."""
-        if self._inbox.unreachable:
-            yield None
-            return
-        self.expect(key, failure_id)
-        _, waiter = self._waiters[failure_id]
-        waiter.active = True
-        try:
-            yield waiter
-        finally:
-            waiter.active = False
-
-    def accept(self, command: Command, *, in_place: bool) -> float | None:
-        """Accept `command`: seconds until it may begin, or None where it is refused (which is logged and counted)."""
-        now = self.clock.now()
-        hold_s = max(0.0, (command.not_before - now).total_seconds())
-        if in_place and hold_s > self.hold_s:
-            _log.info("omium: command %s begins in %.0f s: not waited for", command.command_id, hold_s)
-            return None
-        try:
-            reason = self.acceptor.accept(command, now, self._failures.get(command.key) if in_place else None)
-        except Exception:
-            _log.exception("omium: command %s: the fences cannot be read", command.command_id)
-            return None
-        if reason is not None:
-            self._refused += 1
-            _log.info("omium: command %s refused: %s", command.command_id, reason)
-            return None
-        command.begin(now)
-        return hold_s
 
 
 def _close(method: weakref.WeakMethod[Callable[..., None]]) -> None:

@@ -38,8 +38,10 @@ class Waiter:
     """The commands for one execution that came since this waiter was put up."""
 
     def __init__(self) -> None:
-        self.active = False
-        """Whether somebody waits right now."""
+        self.active = 0
+        """How many wait right now."""
+        self.late: Callable[[Command], None] | None = None
+        """Set once all waiting is given up for good: gets what still comes."""
         self._commands: deque[Command] = deque(maxlen=_KEPT)
         self._asked: Future[Command] | None = None
         self._lock = threading.Lock()
@@ -194,5 +196,8 @@ class Inbox:
         if command.key.encode() != message.key():
             self.undecodable += 1
             return
-        for waiter in waiters:
+        living = [waiter for waiter in waiters if waiter.late is None]
+        for waiter in living:
             waiter.put(command)
+        if not living and (late := waiters[0].late) is not None:
+            late(command)

@@ -112,7 +112,9 @@ class Run:
         """
         failure_id = failure_id or uuid.uuid4().hex
         try:
-            self._client.expect(self.key, failure_id)
+            self._client.pending.expect(self.key, failure_id)
+            if resumed_by is not None:
+                self._client.pending.ended(resumed_by, well=False)
             if "checkpoint" not in evidence and self.last_checkpoint is not None:
                 evidence["checkpoint"] = self.last_checkpoint
             record = self._identity() | failure_fields(error, evidence)
@@ -145,11 +147,20 @@ class Run:
         `not_before` where that is less than the client's `hold_s` away. A command is given out once:
         whoever gets it follows it, then says how it ended.
         """
-        return self._client.wait(self.key, failure_id, timeout_s)
+        return self._client.pending.wait(self.key, failure_id, self._patience_s(timeout_s))
 
     async def wait_async(self, failure_id: str, timeout_s: float | None = None) -> Command | None:
         """As `wait`, without blocking the event loop."""
-        return await self._client.wait_async(self.key, failure_id, timeout_s)
+        return await self._client.pending.wait_async(self.key, failure_id, self._patience_s(timeout_s))
+
+    def _patience_s(self, timeout_s: float | None) -> float:
+        return self._client.wait_s if timeout_s is None else timeout_s
+
+    def give_up(self, failure_id: str, *, only_here: bool = False) -> None:
+        """Nobody here waits for the command any more. With `only_here` nobody else can follow it either: then a
+        late one is answered as abandoned, so that the recovery ends at once and not by its deadlines."""
+        late = (lambda command: self.abandoned(command, "nobody waits for it any more")) if only_here else None
+        self._client.pending.give_up(self.key, failure_id, late)
 
     def failed_again(self, command: Command, error: BaseException, **evidence: Unpack[Evidence]) -> str:
         """The resumed run failed again. Returns the failure to `wait` for: another attempt may be commanded.
@@ -193,8 +204,10 @@ class Run:
     def tell(self, command: Command, outcome: Outcome) -> None:
         """Say how the run of `command` ended. A run that failed again is told by `report(resumed_by=command)`."""
         try:
+            if not self._client.pending.ended(command, well=outcome.status == "succeeded"):
+                return
             if outcome.status != "not_applied":
-                self._client.finish(command)
+                self._client.pending.finish(command)
             self._post(codec.OUTCOMES, _outcome(command, outcome), f"{command.command_id}:outcome", command.traceparent)
         except Exception:
             self._client.lost("outcome")

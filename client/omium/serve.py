@@ -160,9 +160,9 @@ class Service:
             return
         if command.agent_id != self._agent_id:
             return
-        if command.checkpoint.id.startswith(IN_PLACE) or self._client.awaited(command.key):
+        if command.checkpoint.id.startswith(IN_PLACE) or self._client.pending.awaited(command.key):
             return
-        hold_s = self._client.accept(command, in_place=False)
+        hold_s = self._client.pending.accept(command)
         if hold_s is not None:
             heapq.heappush(self._held, (time.monotonic() + hold_s, next(self._order), command))
             self._begin_due()

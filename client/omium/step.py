@@ -182,7 +182,7 @@ class _Step:
         outer = current_command()
         command: Command | None = None
         last: _Done | None = None
-        failure_id = ""
+        failure_id, only_here = "", False
         for attempts_left in reversed(range(_MOST_ATTEMPTS)):
             modifications = command.modifications if command else current()
             done: _Done = yield _Call(run, command or outer, modifications)
@@ -198,6 +198,7 @@ class _Step:
             else:
                 last = _Done(done.answer, error, done.notes)
                 evidence = self._evidence(run, last, args, kwargs)
+                only_here = str(evidence.get("checkpoint")).startswith(IN_PLACE)
                 if command is not None:
                     failure_id = run.failed_again(command, error, **evidence)
                 else:
@@ -205,7 +206,7 @@ class _Step:
             command = (yield _Wait(run, failure_id, self.options.get("wait_s"))) if attempts_left else None
             if command is None:
                 break
-        self.client.forget(failure_id)
+        run.give_up(failure_id, only_here=only_here)
         return self._give_up(run, last)
 
     def _give_up(self, run: Run, last: _Done | None) -> Any:

@@ -1,0 +1,213 @@
+"""The failures that this process waits with, and the attempts that answer them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import TimeoutError as FutureTimeout
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Final
+
+from omium.acceptor import Acceptor
+from omium.clock import BrokerClock
+from omium.inbox import Inbox, Waiter
+from omium.records import Command
+
+_log = logging.getLogger("omium")
+_EXECUTIONS: Final = 10_000
+_FAILURES: Final = 64
+# A parallel branch that fails so soon after its sibling's command gets none of its own from the orchestrator.
+_BRANCH_GRACE_S: Final = 2.0
+
+
+@dataclass(slots=True)
+class _Failure:
+    waiter: Waiter
+    reported_at: float
+    answered_by: set[str] = field(default_factory=set)
+
+
+@dataclass(slots=True)
+class _Attempt:
+    command: Command
+    began_at: float
+    parts: int = 1
+    """Failed branches that run again by it and have not ended."""
+    told: bool = False
+    """Its end has been told."""
+
+
+@dataclass(slots=True)
+class _Execution:
+    failures: OrderedDict[str, _Failure] = field(default_factory=OrderedDict)
+    attempt: _Attempt | None = None
+
+
+class Pending:
+    """Bounded: of executions that fail and are never finished, the least recent are forgotten.
+
+    Branches of one execution that fail in parallel get one command, its modifications merged. Here each
+    of them runs again by it, sharing the command; it has succeeded when all have, and failed when one has.
+    """
+
+    def __init__(self, inbox: Inbox, acceptor: Acceptor, clock: BrokerClock, hold_s: float) -> None:
+        self._inbox = inbox
+        self._acceptor = acceptor
+        self._clock = clock
+        self._hold_s = hold_s
+        self._executions: OrderedDict[str, _Execution] = OrderedDict()
+        self._lock = threading.RLock()
+        self.refused = 0
+
+    def expect(self, key: str, failure_id: str) -> Waiter:
+        """Listen for the answer to a failure; call before it is reported."""
+        with self._lock:
+            execution = self._executions.setdefault(key, _Execution())
+            self._executions.move_to_end(key)
+            if failure_id not in execution.failures:
+                execution.failures[failure_id] = _Failure(self._inbox.expect(key), time.monotonic())
+                if len(execution.failures) > _FAILURES:
+                    self._inbox.forget(key, execution.failures.popitem(last=False)[1].waiter)
+            if len(self._executions) > _EXECUTIONS:
+                self._drop(next(iter(self._executions)))
+            return execution.failures[failure_id].waiter
+
+    def give_up(self, key: str, failure_id: str, on_late: Callable[[Command], None] | None) -> None:
+        """Nobody waits for the answer any more. `on_late` gets what still comes; None: others may follow it."""
+        with self._lock:
+            execution = self._executions.get(key)
+            failure = execution.failures.get(failure_id) if execution else None
+            if failure is None:
+                return
+            if on_late is not None:
+                failure.waiter.late = on_late
+            else:
+                self._inbox.forget(key, failure.waiter)
+
+    def _drop(self, key: str) -> None:
+        for failure in self._executions.pop(key, _Execution()).failures.values():
+            self._inbox.forget(key, failure.waiter)
+
+    def awaited(self, key: str) -> bool:
+        """Whether somebody in this process waits right now for a command of this execution."""
+        return self._inbox.awaited(key)
+
+    # -- attempts -----------------------------------------------------------------------------------
+
+    def ended(self, command: Command, *, well: bool) -> bool:
+        """One part of the attempt of `command` ended. Returns whether that is to be told: by one part only."""
+        with self._lock:
+            execution = self._executions.get(command.key)
+            attempt = execution.attempt if execution else None
+            if attempt is None or attempt.command.command_id != command.command_id:
+                return True
+            attempt.parts -= 1
+            if attempt.told or (well and attempt.parts > 0):
+                return False
+            attempt.told = True
+            return True
+
+    def finish(self, command: Command) -> None:
+        """The matter of `command` is closed: later attempts of its recovery are refused."""
+        self._acceptor.finish(command)
+        with self._lock:
+            self._drop(command.key)
+
+    def accept(self, command: Command, current: Collection[str] | None = None) -> float | None:
+        """Accept `command`: seconds until it may begin, or None where it is refused (logged and counted)."""
+        now = self._clock.now()
+        try:
+            reason = self._acceptor.accept(command, now, current)
+        except Exception:
+            _log.exception("omium: command %s: the fences cannot be read", command.command_id)
+            return None
+        if reason is not None:
+            self.refused += 1
+            _log.info("omium: command %s refused: %s", command.command_id, reason)
+            return None
+        command.begin(now)
+        return self._until_begin_s(command)
+
+    def _take(self, key: str, failure_id: str, command: Command | None = None) -> tuple[Command, float] | None:
+        """The command to follow for this failure, and the seconds until it may begin: `command`, where it is
+        accepted, or the one by which a parallel branch of the execution runs again just now."""
+        with self._lock:
+            execution = self._executions.get(key)
+            failure = execution.failures.get(failure_id) if execution else None
+            if execution is None or failure is None:
+                return None
+            attempt = execution.attempt
+            if attempt is not None and self._answers(attempt, failure):
+                attempt.parts += 1
+                failure.answered_by.add(attempt.command.command_id)
+                return attempt.command, self._until_begin_s(attempt.command)
+            if command is None:
+                return None
+            if self._until_begin_s(command) > self._hold_s:
+                _log.info("omium: command %s begins too late to wait for it", command.command_id)
+                return None
+            hold_s = self.accept(command, execution.failures)
+            if hold_s is None:
+                return None
+            execution.attempt = _Attempt(command, time.monotonic())
+            failure.answered_by.add(command.command_id)
+            return command, hold_s
+
+    @staticmethod
+    def _answers(attempt: _Attempt, failure: _Failure) -> bool:
+        in_time = failure.reported_at <= attempt.began_at + _BRANCH_GRACE_S
+        return in_time and not attempt.told and attempt.command.command_id not in failure.answered_by
+
+    def _until_begin_s(self, command: Command) -> float:
+        return max(0.0, (command.not_before - self._clock.now()).total_seconds())
+
+    # -- waiting ------------------------------------------------------------------------------------
+
+    def wait(self, key: str, failure_id: str, timeout_s: float) -> Command | None:
+        """See `Run.wait`."""
+        until = time.monotonic() + timeout_s
+        with self._waiting(key, failure_id) as waiter:
+            taken = self._take(key, failure_id)
+            while taken is None and waiter is not None and (left_s := until - time.monotonic()) > 0:
+                try:
+                    taken = self._take(key, failure_id, waiter.next().result(left_s))
+                except FutureTimeout:
+                    return None
+        if taken is None:
+            return None
+        time.sleep(taken[1])
+        return taken[0]
+
+    async def wait_async(self, key: str, failure_id: str, timeout_s: float) -> Command | None:
+        """See `Run.wait_async`."""
+        until = time.monotonic() + timeout_s
+        with self._waiting(key, failure_id) as waiter:
+            taken = self._take(key, failure_id)
+            while taken is None and waiter is not None and (left_s := until - time.monotonic()) > 0:
+                try:
+                    command = await asyncio.wait_for(asyncio.wrap_future(waiter.next()), left_s)
+                except TimeoutError:
+                    return None
+                taken = self._take(key, failure_id, command)
+        if taken is None:
+            return None
+        await asyncio.sleep(taken[1])
+        return taken[0]
+
+    @contextmanager
+    def _waiting(self, key: str, failure_id: str) -> Iterator[Waiter | None]:
+        """The waiter of the failure; None where no command can come, since there was never a connection."""
+        if self._inbox.unreachable:
+            yield None
+            return
+        waiter = self.expect(key, failure_id)
+        waiter.active += 1
+        try:
+            yield waiter
+        finally:
+            waiter.active -= 1
