@@ -80,7 +80,7 @@ class StrategyCost(_Table):
     turns: Annotated[int, Field(ge=0, le=100)] = 1
     """How many times the model runs in it."""
 
-    @property
+    @cached_property
     def cost_microusd(self) -> int:
         return round(self.cost_usd * 1e6)
 

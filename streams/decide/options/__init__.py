@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import datetime
+from functools import lru_cache
 from typing import Final
 
 from schemas.modifications import PARAMETERS
@@ -84,13 +85,18 @@ def _proposal(context: Context, strategy: Strategy, confidence: float, remedy: R
 
 
 def _person(catalogue: Catalogue, subtype: str, why_not: str | None) -> Option:
-    """The last rung. Its confidence is 0 so that it ranks last: a person is asked where nothing else is left."""
     table, question = catalogue.strategies[Strategy.ASK_HUMAN], catalogue.question(subtype)
+    return _asking(f"{why_not} {question}" if why_not else question, table.cost_microusd, table.latency_s)
+
+
+@lru_cache(maxsize=256)
+def _asking(why: str, cost_microusd: int, latency_s: float) -> Option:
+    """The last rung. Its confidence is 0 so that it ranks last: a person is asked where nothing else is left."""
     return Option(
         strategy=Strategy.ASK_HUMAN,
         confidence=0.0,
         prior=0.0,
-        cost_microusd=table.cost_microusd,
-        latency_s=table.latency_s,
-        why=f"{why_not} {question}" if why_not else question,
+        cost_microusd=cost_microusd,
+        latency_s=latency_s,
+        why=why,
     )

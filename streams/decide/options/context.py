@@ -36,13 +36,13 @@ class Context:
         self.verdict = verdict
         self.catalogue = catalogue
         self.now = now
+        details = parse_json_text(verdict.details)
+        self.details: Mapping[str, Any] = details if isinstance(details, dict) else {}
+        response = event.tool_response
+        self.tool: str | None = (response.tool if response is not None else None) or self.detail("tool")
+        """The tool or service that failed, as the runtime names it."""
         self.memo: dict[str, Any] = {}
         """What generators share, found once."""
-
-    @cached_property
-    def details(self) -> Mapping[str, Any]:
-        value = parse_json_text(self.verdict.details)
-        return value if isinstance(value, dict) else {}
 
     def detail(self, key: str) -> str | None:
         """A detail that is text, or None."""
@@ -54,19 +54,13 @@ class Context:
         value = self.details.get(key)
         return value if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < 1e15 else None
 
-    @cached_property
-    def tool(self) -> str | None:
-        """The tool or service that failed, as the runtime names it."""
-        response = self.event.tool_response
-        return (response.tool if response is not None else None) or self.detail("tool")
-
     @property
     def message(self) -> str | None:
         """What the tool said, else the exception. Evidence: never into a prompt unquoted."""
         response, error = self.event.tool_response, self.event.error
         return (response.error if response is not None else None) or (error.message if error is not None else None)
 
-    @cached_property
+    @property
     def model_name(self) -> str | None:
         execution = self.event.execution
         return (execution.model if execution is not None else None) or self.event.agent.model
