@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -23,6 +24,22 @@ def fresh_kafka() -> Iterator[Broker]:
     """A broker of the module's own, that it may kill: 2 s."""
     with Broker() as broker:
         yield broker
+
+
+Eventually = Callable[[Callable[[], bool]], None]
+
+
+@pytest.fixture
+def eventually() -> Eventually:
+    """Looks again until a condition holds; fails after a minute."""
+
+    def look(condition: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + 60
+        while not condition():
+            assert time.monotonic() < deadline, "did not happen within a minute"
+            time.sleep(0.05)
+
+    return look
 
 
 @pytest.fixture

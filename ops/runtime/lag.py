@@ -14,15 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from confluent_kafka import (
-    Consumer,
-    ConsumerGroupTopicPartitions,
-    IsolationLevel,
-    KafkaError,
-    KafkaException,
-    TopicPartition,
-)
-from confluent_kafka.admin import AdminClient, OffsetSpec
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from ops.runtime.metrics import CONSUMER_LAG_RECORDS, CONSUMER_LAG_SECONDS
 from ops.runtime.settings import Settings
@@ -48,17 +40,16 @@ class LagMeter:
     """Measures one group on one set of topics. One thread at a time."""
 
     def __init__(self, settings: Settings, group: str, topics: Iterable[str]) -> None:
-        self._group = group
         self._topics = tuple(topics)
-        self._admin = AdminClient(settings.kafka())
         self._consumer = Consumer(
             settings.kafka(
                 **{
-                    # Never joined: librdkafka wants a name, and offsets are read by the admin client.
-                    "group.id": f"{group}.lag",
+                    # To read what the group has committed. It neither joins the group nor commits.
+                    "group.id": group,
                     "enable.auto.commit": False,
                     "enable.auto.offset.store": False,
                     "enable.partition.eof": True,
+                    # The end is then the last stable offset: an open transaction is nobody's lag.
                     "isolation.level": "read_committed",
                     # One record of each partition is wanted, not its backlog.
                     "queued.min.messages": 1,
@@ -71,46 +62,35 @@ class LagMeter:
 
     def measure(self, timeout_s: float = _TIMEOUT_S) -> tuple[PartitionLag, ...]:
         """Every partition of the topics, in order. Raises `KafkaException` where the broker does not answer."""
-        partitions = self._partitions(timeout_s)
-        committed = self._committed(timeout_s)
-        first = self._offsets(partitions, OffsetSpec.earliest(), timeout_s)
-        end = self._offsets(partitions, OffsetSpec.latest(), timeout_s)
-        # No commit yet: the group starts at the first record. A commit before it: retention was quicker.
-        position = {p: max(committed.get(p, 0), first[p]) for p in partitions}
-        unread = self._first_unread({p: position[p] for p in partitions if position[p] < end[p]}, timeout_s)
+        position: dict[_Partition, int] = {}
+        end: dict[_Partition, int] = {}
+        for at in self._consumer.committed(self._partitions(timeout_s), timeout_s):
+            if at.error is not None:
+                raise KafkaException(at.error)
+            first, last = self._consumer.get_watermark_offsets(at, timeout_s)
+            # No commit yet: the group starts at the first record. A commit before it: retention was quicker.
+            position[at.topic, at.partition] = max(at.offset, first)
+            end[at.topic, at.partition] = last
+        unread = self._first_unread({p: offset for p, offset in position.items() if offset < end[p]}, timeout_s)
         now_ms = time.time() * 1000
         return tuple(
             PartitionLag(
-                topic=topic,
-                partition=number,
-                records=end[topic, number] - position[topic, number] if (topic, number) in unread else 0,
-                seconds=max(0.0, (now_ms - unread.get((topic, number), now_ms)) / 1000),
+                topic=p[0],
+                partition=p[1],
+                records=end[p] - position[p] if p in unread else 0,
+                seconds=max(0.0, (now_ms - unread.get(p, now_ms)) / 1000),
             )
-            for topic, number in partitions
+            for p in position
         )
 
     def close(self) -> None:
         """Leave the broker."""
         self._consumer.close()
 
-    def _partitions(self, timeout_s: float) -> list[_Partition]:
-        known = self._admin.list_topics(timeout=timeout_s).topics
-        return [
-            (topic, number) for topic in self._topics if topic in known for number in sorted(known[topic].partitions)
-        ]
-
-    def _committed(self, timeout_s: float) -> dict[_Partition, int]:
-        request = [ConsumerGroupTopicPartitions(self._group)]
-        answer = self._admin.list_consumer_group_offsets(request, request_timeout=timeout_s)[self._group]
-        found = answer.result(timeout_s).topic_partitions or []
-        return {(p.topic, p.partition): p.offset for p in found if p.offset >= 0}
-
-    def _offsets(self, partitions: list[_Partition], spec: OffsetSpec, timeout_s: float) -> dict[_Partition, int]:
-        request = {TopicPartition(*partition): spec for partition in partitions}
-        answers = self._admin.list_offsets(
-            request, isolation_level=IsolationLevel.READ_COMMITTED, request_timeout=timeout_s
-        )
-        return {(p.topic, p.partition): answer.result(timeout_s).offset for p, answer in answers.items()}
+    def _partitions(self, timeout_s: float) -> list[TopicPartition]:
+        known = self._consumer.list_topics(timeout=timeout_s).topics
+        there = [topic for topic in self._topics if topic in known]
+        return [TopicPartition(topic, number) for topic in there for number in sorted(known[topic].partitions)]
 
     def _first_unread(self, positions: dict[_Partition, int], timeout_s: float) -> dict[_Partition, float]:
         """Append time, in ms since 1970, of the first record at or after each position, where there is one."""
@@ -144,10 +124,19 @@ class LagReporter:
     While the broker does not answer the gauges are absent, rather than old.
     """
 
-    def __init__(self, settings: Settings, group: str, topics: Iterable[str], interval_s: float = 5.0) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        group: str,
+        topics: Iterable[str],
+        *,
+        interval_s: float = 5.0,
+        timeout_s: float = _TIMEOUT_S,
+    ) -> None:
         self._meter = LagMeter(settings, group, topics)
         self._group = group
         self._interval_s = interval_s
+        self._timeout_s = timeout_s
         self._reported: set[_Partition] = set()
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"lag-{group}", daemon=True)
@@ -161,7 +150,7 @@ class LagReporter:
     def _run(self) -> None:
         while not self._closed.wait(self._interval_s):
             try:
-                self._publish(self._meter.measure())
+                self._publish(self._meter.measure(self._timeout_s))
             except KafkaException as error:
                 _log.info("no lag of %s: %s", self._group, error)
                 self._publish(())
