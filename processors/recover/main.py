@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import signal
+import sys
 import threading
 import time
 from collections import defaultdict, deque
@@ -23,10 +24,12 @@ from confluent_kafka.admin import AdminClient
 
 from ops.runtime import failpoints, metrics
 from ops.runtime.health import HealthServer
+from ops.runtime.lag import LagReporter
+from ops.runtime.logs import configure
 from ops.runtime.settings import Settings
 from processors.recover.clock import BrokerClock
 from processors.recover.ledger import Raw, Staged
-from processors.recover.observe import observe
+from processors.recover.observe import forget, observe
 from processors.recover.policy import Policies
 from processors.recover.writer import DoubtError, Writer, ends
 from schemas.topics import RECOVER_INPUTS, RECOVER_STATE
@@ -169,8 +172,7 @@ class Worker:
     def _on_revoke(self, _: Consumer, __: list[TopicPartition]) -> None:
         for lane in self._lanes.values():
             lane.forget_read()
-            metrics.OPEN_RECOVERIES.remove(str(lane.writer.partition))
-            metrics.PENDING_FAILURES.remove(str(lane.writer.partition))
+            forget(lane.writer)
         self._parked, self._lanes = {n: lane for n, lane in self._lanes.items() if lane.writer.ready}, {}
 
     def _writer(self, partition: int) -> Writer:
@@ -295,7 +297,7 @@ class Worker:
         lane.doubts = 0
         for raw in batch:
             lane.reached[raw.topic] = max(raw.offset + 1, lane.reached.get(raw.topic, 0))
-        observe(lane.writer, batch, staged)
+        observe(lane.writer, staged)
 
 
 def _raw(message: Message, topic: str, partition: int, offset: int) -> Raw:
@@ -334,9 +336,16 @@ def run(settings: Settings, *, transactional: bool = True, stop: threading.Event
         log.error("%s", error)
         return 2
     health = HealthServer(settings.metrics_host, settings.metrics_port, worker.readiness)
+    lag = LagReporter(settings, f"{settings.app}-recover", [topic.name for topic in RECOVER_INPUTS])
     log.info("recover serves metrics on port %d", health.port)
     try:
         worker.run()
     finally:
+        lag.close()
         health.close()
     return 0
+
+
+if __name__ == "__main__":
+    configure(loaded := Settings())
+    sys.exit(run(loaded))

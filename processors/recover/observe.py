@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from ops.runtime import metrics
-from processors.recover.ledger import WORKER, Raw, Staged
+from processors.recover.ledger import WORKER, Staged
 from processors.recover.writer import Writer
 from schemas.records import (
     DeadLetter,
@@ -17,12 +15,21 @@ from schemas.records import (
 )
 
 
-def observe(writer: Writer, _: Sequence[Raw], staged: Staged) -> None:
+def observe(writer: Writer, staged: Staged) -> None:
     """Count one committed transaction."""
     for record in staged.emitted:
         _count(record)
+    if staged.replayed:
+        metrics.DISPOSITIONS.labels("replay", "duplicate").inc(staged.replayed)
     metrics.OPEN_RECOVERIES.labels(str(writer.partition)).set(writer.ledger.open)
     metrics.PENDING_FAILURES.labels(str(writer.partition)).set(writer.ledger.pending)
+
+
+def forget(writer: Writer) -> None:
+    """The partition is no longer ours: its new owner tells its state."""
+    for gauge in (metrics.OPEN_RECOVERIES, metrics.PENDING_FAILURES):
+        gauge.labels(str(writer.partition))  # remove() takes only what was there
+        gauge.remove(str(writer.partition))
 
 
 def _count(record: Event) -> None:
