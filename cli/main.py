@@ -158,11 +158,15 @@ def sql(
 
 
 @app.command()
-def demo() -> None:
+def demo(
+    in_memory: Annotated[
+        bool, typer.Option("--in-memory", help="Without Java: an in-process broker, which guarantees nothing.")
+    ] = False,
+) -> None:
     """Start a broker, the workers and a fleet of real agents that fail; ends by itself within two minutes."""
     from cli.demo.main import demo as run
 
-    raise typer.Exit(run())
+    raise typer.Exit(run(in_memory=in_memory))
 
 
 @app.command()
