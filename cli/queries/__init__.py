@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
@@ -93,17 +92,22 @@ def _has_format(query: str) -> bool:
 
 @contextlib.contextmanager
 def _database(settings: Settings) -> Iterator[Any]:
-    # It logs what it also raises.
-    logging.getLogger("clickhouse_connect").setLevel(logging.CRITICAL)
     try:
         with reader(settings.clickhouse) as client:
             yield client
     except BrokenPipeError:
         sys.stdout = open("/dev/null", "w")  # noqa: SIM115, PTH123  Python complains once more at its end
     except UNAVAILABLE as error:
-        text = " ".join(str(error).split())
-        refused = "DB::Exception" in text
-        fail(clean(text), ExitCode.USAGE if refused else ExitCode.UNREACHABLE)
+        if "DB::Exception" in str(error):
+            fail(clean(str(error)), ExitCode.USAGE)
+        fail(f"ClickHouse: {clean(_root_cause(error))}", ExitCode.UNREACHABLE)
+
+
+def _root_cause(error: BaseException) -> str:
+    # The client's own message repeats the whole request.
+    while (cause := error.__cause__ or error.__context__) is not None:
+        error = cause
+    return str(error)
 
 
 def _resolve(client: Any, execution: str) -> tuple[str, str] | None:

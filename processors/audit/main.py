@@ -41,7 +41,7 @@ from ops.runtime.kafka_errors import CLIENT_CONFIG
 from ops.runtime.lag import LagReporter
 from ops.runtime.metrics import AUDIT_BATCH_AGE, AUDIT_GAPS, AUDIT_INSERT_DURATION, AUDIT_ROWS
 from ops.runtime.settings import Settings
-from processors.audit.batch import Batch
+from processors.audit.batch import Batch, Partition
 from processors.audit.migrate import MigrationError
 from processors.audit.rows import Source
 from processors.audit.rows import row as to_row
@@ -99,6 +99,9 @@ class Worker:
         self._stop = stop
         self._batch = Batch(max_rows=settings.audit_batch_rows, max_age_s=settings.audit_batch_s)
         self._topic_ids: dict[str, UUID] = {}
+        self._positions: dict[Partition, int] = {}
+        """Where each assigned partition is read next."""
+        self._gaps = 0
         self._paused = False
         self._store_problem = "ClickHouse has not answered yet"
         self._kafka_problem = "no partition is assigned yet"
@@ -111,6 +114,9 @@ class Worker:
                     "group.id": self.group,
                     "client.id": self.group,
                     "isolation.level": "read_committed",
+                    # A killed worker's partitions move after this, not after the 45 s of the default.
+                    "session.timeout.ms": 6000,
+                    "heartbeat.interval.ms": 2000,
                     "enable.auto.commit": False,
                     "enable.auto.offset.store": False,
                     # Records that retention took before they were audited must not be passed over in silence.
@@ -146,8 +152,14 @@ class Worker:
         AUDIT_BATCH_AGE.set(0 if oldest is None else max(0.0, time.time() - oldest / 1000))
         # Without room nothing is read, but the group must still hear from us.
         self._pause(not self._batch.room)
+        gaps = self._gaps
         for message in self._consumer.consume(max(1, min(_CHUNK, self._batch.room)), _POLL_S):
             self._take(message)
+        if self._gaps != gaps:
+            # A partition in this state takes no seek. Its topic may be another one by now.
+            self._await_topics()
+            self._consumer.assign([TopicPartition(*partition, start) for partition, start in self._positions.items()])
+            self._paused = False
 
     def _take(self, message: Message) -> None:
         topic, partition, offset = message.topic(), message.partition(), message.offset()
@@ -166,12 +178,15 @@ class Worker:
                 headers=_pairs(message.headers()),
             )
             self._batch.add(to_row(source), time.monotonic())
+            self._positions[topic, partition] = offset + 1
         elif error.code() == KafkaError._PARTITION_EOF:
             self._batch.read_to((topic, partition), offset, time.monotonic())
+            self._positions[topic, partition] = offset
         elif error.code() == KafkaError._AUTO_OFFSET_RESET:
             AUDIT_GAPS.labels(topic).inc()
             _log.error("audit: records of %s:%d are gone before they were audited: %s", topic, partition, error.str())
-            self._consumer.seek(TopicPartition(topic, partition, OFFSET_BEGINNING))
+            self._gaps += 1
+            self._positions[topic, partition] = OFFSET_BEGINNING
         else:
             self._tell(error)
 
@@ -251,6 +266,7 @@ class Worker:
         self._await_topics()
         starts = self._starts(consumer, partitions)
         consumer.assign(starts)
+        self._positions = {(p.topic, p.partition): p.offset for p in starts}
         self._paused = False
         missing = set(_TOPICS) - {p.topic for p in starts}
         self._kafka_problem = f"no partition of {', '.join(sorted(missing))} is assigned" if missing else ""
@@ -278,6 +294,7 @@ class Worker:
 
     def _on_revoke(self, _: Consumer, partitions: list[TopicPartition]) -> None:
         self._batch.drop((p.topic, p.partition) for p in partitions)
+        self._positions = {}
         self._kafka_problem = "no partition is assigned"
 
 

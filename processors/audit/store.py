@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from typing import Any, Final, Self
@@ -24,6 +25,9 @@ _INSERT_TIMEOUT_S: Final = 60
 
 def connect(url: str) -> Any:
     """A clickhouse-connect client of the server at `url`. Raises one of `UNAVAILABLE`."""
+    for name in ("clickhouse_connect", "urllib3.connectionpool"):
+        # They log, with tracebacks, what they also raise.
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     return clickhouse_connect.get_client(
         dsn=url,
         interface=urlsplit(url).scheme,
