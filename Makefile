@@ -54,7 +54,8 @@ bench: setup
 lock: $(READY)
 	@echo uv | $(LOCK) --no-annotate - -o requirements/bootstrap.txt
 	@$(LOCK) --extra embedded --group dev pyproject.toml -o requirements/dev.txt
-	@$(LOCK) pyproject.toml -o requirements/runtime.txt
+	@# The image gets what the tests had.
+	@$(LOCK) --constraints requirements/dev.txt --no-annotate pyproject.toml -o requirements/runtime.txt
 
 # The newest versions that pyproject.toml allows, as a user without our lock gets them.
 check-unlocked: $(READY)
