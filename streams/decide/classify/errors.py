@@ -35,6 +35,10 @@ class Finding:
     path: str
     text: str
 
+    @property
+    def verdict(self) -> tuple[Category, str]:
+        return (self.rule.category, self.rule.subtype)
+
 
 def findings(event: FailureEvent, rules: Rules) -> list[Finding]:
     """Everything the rules say about the event's error, the decisive one first. Control flow, where it shows, alone."""

@@ -8,9 +8,9 @@ from typing import Any, Final
 
 from schemas.records import Cause, FailureEvent, FailureOrigin, Protocol, ToolResponse, parse_json_text
 
-MAX_TEXT_CHARS: Final = 8_192
+MAX_TEXT_CHARS: Final = 4_096
 """Of a longer message the head and the tail are read: what went wrong stands in one of them."""
-_TAIL_CHARS: Final = 2_048
+_TAIL_CHARS: Final = 1_024
 _MAX_BODY_NODES: Final = 200
 
 _CODE_KEYS: Final = frozenset(

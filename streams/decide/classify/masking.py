@@ -12,6 +12,7 @@ import orjson
 import re2
 
 from schemas.records import FailureEvent, parse_json_text
+from streams.decide.classify.patterns import Patterns
 
 MASK: Final = "[masked]"
 
@@ -57,29 +58,18 @@ _BY_NAME: Final = tuple(re2.compile(pattern) for pattern in _NAMED)
 _SECRET_KEY: Final = re2.compile("(?i)^" + _SECRET_NAME + "$")
 
 
-def _hint_set() -> Any:
-    options = re2.Options()
-    options.never_capture = True
-    hints = re2.Set.SearchSet(options)
-    for pattern in (*_TOKEN_FORMS, *_NAMED):
-        hints.Add(pattern)
-    hints.Compile()
-    return hints
-
-
-_HINTS: Final = _hint_set()
-"""One pass that says whether anything is to mask at all: most texts hold no secret."""
+_HINTS: Final = Patterns((*_TOKEN_FORMS, *_NAMED))
+"""Says in one search whether anything is to mask at all: most texts hold no secret."""
 
 
 def mask(text: str) -> str:
     """`text` with what looks like a secret replaced by `[masked]`. Idempotent; never raises."""
-    hits = _HINTS.Match(text.encode(errors="replace")) if text else None
-    if not hits:
+    if not text or not _HINTS.match(text.encode(errors="replace")):
         return text
     masked = text.encode(errors="replace").decode()
-    masked = _TOKEN.sub(MASK, masked)
+    masked = str(_TOKEN.sub(MASK, masked))
     for pattern in _BY_NAME:
-        masked = pattern.sub(_keep_name, masked)
+        masked = str(pattern.sub(_keep_name, masked))
     return masked
 
 

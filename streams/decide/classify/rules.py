@@ -1,4 +1,4 @@
-"""Rules as data: TOML files of named rules, compiled once into RE2 sets so that a text is read in one pass.
+"""Rules as data: TOML files of named rules, compiled once so that all of them are searched together.
 
 A rule says what one form of evidence means:
 
@@ -33,12 +33,12 @@ from typing import Any, Final
 import re2
 
 from schemas.records import Category
+from streams.decide.classify.patterns import PatternError, Patterns
 
 MAX_PATTERN_CHARS: Final = 512
 """RE2 compiles in time linear in the pattern; this bounds the memory of its automaton."""
 MAX_NAME_CHARS: Final = 120
 MAX_RULES: Final = 2_000
-_SET_MEMORY_BYTES: Final = 64 << 20
 
 STATUS_FORM: Final = (
     r"(?:^|error code:? ?|status(?:[ _-]?code)?\\?[\"']?(?: of|:| =|=| is)? ?\(?|\bHTTP(?: error| status| code)?(?:/\d(?:\.\d)?)?[ :(]+"
@@ -158,8 +158,8 @@ class Rules:
     """Digest of the rules: equal rules, equal version."""
     by_status: Mapping[int, tuple[Rule, ...]] = field(repr=False)
     by_code: Mapping[str, tuple[Rule, ...]] = field(repr=False)
-    _names: PatternSet = field(repr=False)
-    _texts: PatternSet = field(repr=False)
+    _names: RulePatterns = field(repr=False)
+    _texts: RulePatterns = field(repr=False)
 
     def in_name(self, name: str) -> tuple[Rule, ...]:
         """Rules that know this exception class or code. Remembered: such names recur."""
@@ -170,29 +170,20 @@ class Rules:
         return self._texts.match(text)
 
 
-class PatternSet:
-    """Many patterns, searched together in one linear pass. A pattern without a rule only says that it was found."""
+class RulePatterns:
+    """Patterns and the rules that they belong to. A pattern without a rule only says that it was found."""
 
     def __init__(self, patterns: Iterable[tuple[str, Rule | None]]) -> None:
-        options = re2.Options()
-        options.case_sensitive = False
-        options.log_errors = False
-        options.never_capture = True
-        options.max_mem = _SET_MEMORY_BYTES
-        self._set = re2.Set.SearchSet(options)
-        self._owner: list[Rule | None] = []
-        for pattern, rule in patterns:
-            try:
-                self._set.Add(pattern)
-            except re2.error as error:
-                raise RuleError(f"rule {rule and rule.name}: RE2 refuses {pattern!r}") from error
-            self._owner.append(rule)
-        if self._owner:
-            self._set.Compile()
+        owned = list(patterns)
+        self._owner = [rule for _, rule in owned]
+        try:
+            self._patterns = Patterns(pattern for pattern, _ in owned)
+        except PatternError as error:
+            raise RuleError(str(error)) from error
         self.match_name = lru_cache(maxsize=4096)(self._match_name)
 
     def match(self, text: bytes) -> tuple[tuple[Rule, ...], bool]:
-        found = self._set.Match(text) if self._owner else None
+        found = self._patterns.match(text)
         if not found:
             return (), False
         owner = self._owner
@@ -225,8 +216,8 @@ def compile_rules(documents: Iterable[Mapping[str, Any]]) -> Rules:
         version=_digest(rules),
         by_status={status: tuple(found) for status, found in by_status.items()},
         by_code={code: tuple(found) for code, found in by_code.items()},
-        _names=PatternSet((pattern, rule) for rule in rules for pattern in rule.name_like),
-        _texts=PatternSet([*_text_patterns(rules), *((hint, None) for hint in NAME_FORMS)]),
+        _names=RulePatterns((pattern, rule) for rule in rules for pattern in rule.name_like),
+        _texts=RulePatterns([*_text_patterns(rules), *((hint, None) for hint in NAME_FORMS)]),
     )
 
 

@@ -13,7 +13,9 @@ import re2
 MAX_SUBJECT_CHARS: Final = 65_536
 """RE2 reads this in well under a millisecond."""
 _NUMBER = re2.compile(
-    r"^[^\d+\-.,%]{0,8}?\s*([+-]?)\s*[^\d+\-.,%]{0,4}?\s*((?:\d{1,3}(?:[,'_ \x{a0}\x{202f}]\d{3})+|\d+)?(?:\.\d+)?(?:[eE][+-]?\d{1,3})?)\s*([%‰]|[A-Za-z°µ$€£¥/²³]{0,20}(?: [A-Za-z/]{1,20}){0,2})\.?$"
+    r"^(?:[$\x{20ac}\x{a3}\x{a5}\x{20b9}~\x{2248}]|[A-Z][A-Z][A-Z]?\$?)?\s*([+-]?)\s*[$\x{20ac}\x{a3}\x{a5}]?\s*"
+    r"((?:\d\d?\d?(?:[,'_ \x{a0}\x{202f}]\d\d\d)+|\d+)?(?:\.\d+)?(?:[eE][+-]?\d+)?)"
+    r"\s*(?:[%\x{2030}]|[A-Za-z\x{b0}$\x{20ac}\x{a3}/. ]*)\.?$"
 )
 _MAX_NUMBER_CHARS: Final = 80
 _MAX_ALLOWED: Final = 1_000

@@ -1,99 +1,117 @@
 """From everything that the event shows to one verdict, and the words that explain it.
 
-Order: control flow before all; then constraints that the output breaks; then the error, where its evidence is specific enough;
-then flaws of the reasoning; then limits exceeded; then what little a weak error says. Else nothing is said: `unknown` where a
-tool failed, unclassified where not even that is known.
+Order: control flow before all; then constraints that the output breaks; then the error, where its evidence is specific
+enough; then flaws of the reasoning; then limits exceeded; then what little a weak error says. Else nothing is said: `unknown`
+where a tool failed, unclassified where not even that is known.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 import orjson
 
-from schemas.records import (
-    Category,
-    Classification,
-    Evidence,
-    EvidenceSource,
-    FailureEvent,
-    Severity,
-    parse_json_text,
-)
-from streams.decide.classify.constraints import Violation, field_violations
+from schemas.records import Category, Classification, Evidence, EvidenceSource, FailureEvent, Severity, parse_json_text
+from streams.decide.classify.constraints import Checked, check
 from streams.decide.classify.errors import Finding, findings
 from streams.decide.classify.evidence import origin_of
-from streams.decide.classify.logic import Flaw, flaws
+from streams.decide.classify.execution import may_have_executed
+from streams.decide.classify.logic import Flaw, Judgement, flaws
 from streams.decide.classify.masking import mask, mask_value
 from streams.decide.classify.performance import Overrun, overruns
 from streams.decide.classify.rules import Rules, built_in
+from streams.decide.classify.violation import MAX_VIOLATIONS, Violation
+from streams.decide.classify.wording import SENTENCES, severity
 
 SPECIFIC: Final = 50
 """Weight from which an error's evidence outranks flaws of the reasoning and limits exceeded."""
 _EVIDENCE_CHARS: Final = 300
 _MAX_EVIDENCE: Final = 8
-
-_SEVERITIES: Final = {
-    "auth_error": Severity.HIGH,
-    "quota_exhausted": Severity.HIGH,
-    "content_policy": Severity.HIGH,
-    "out_of_memory": Severity.HIGH,
-    "range_violation": Severity.HIGH,
-    "enum_violation": Severity.HIGH,
-    "unknown_tool": Severity.HIGH,
-    "unknown_identifier": Severity.HIGH,
-    "rate_limit": Severity.LOW,
-    "control_flow": Severity.LOW,
-}
-_MAY_HAVE_EXECUTED: Final = frozenset({"timeout", "service_unavailable", "bad_response", "unknown"})
+_MAX_DETAILS_BYTES: Final = 32_768
+_CLEAR_LEAD: Final = 8
+"""Lead in weight over the next different verdict below which a verdict is less sure."""
+_NOTHING: Final = Checked([])
 
 
-def classify(event: FailureEvent, rules: Rules | None = None) -> Classification:
-    """The verdict on one failure. Pure: equal events and rules give equal verdicts. Never raises on an event's content."""
+def classify(event: FailureEvent, rules: Rules | None = None, judgements: Sequence[Judgement] = ()) -> Classification:
+    """The verdict on one failure. Pure: equal arguments give equal verdicts. Never raises on an event's content.
+
+    `judgements` are a Verifier's, where one is plugged in (see logic).
+    """
     said = findings(event, rules or built_in())
     if said and said[0].rule.category is Category.NONE:
         return _of_error(event, said)
     strong = bool(said) and said[0].weight >= SPECIFIC
-    violations = _violations(event)
-    if violations and not (strong and all(violation.absent for violation in violations)):
-        return _of_violations(violations)
+    checked = _checked(event)
+    if violations := checked.violations:
+        elsewhere = strong and said[0].rule.category is not Category.HALLUCINATION
+        if not (elsewhere and all(violation.soft for violation in violations)):
+            return _of_violations(checked)
     if strong:
         return _of_error(event, said)
-    if found := flaws(event):
+    if found := flaws(event, judgements):
         return _of_flaws(found)
     if exceeded := overruns(event):
         return _of_overruns(exceeded)
-    return _of_error(event, said) if said else _abstained(event)
+    return _of_error(event, said) if said else _abstained(event, checked.refused)
 
 
-def _violations(event: FailureEvent) -> list[Violation]:
+def _checked(event: FailureEvent) -> Checked:
     if event.output is None or event.constraints is None:
-        return []
+        return _NOTHING
     constraints = parse_json_text(event.constraints)
-    if not isinstance(constraints, dict):
-        return []
-    return field_violations(parse_json_text(event.output), constraints)
+    return check(parse_json_text(event.output), constraints) if isinstance(constraints, dict) else _NOTHING
 
 
-def _of_violations(violations: list[Violation]) -> Classification:
+def _of_violations(checked: Checked) -> Classification:
+    violations = checked.violations
     first = violations[0]
-    listed = [_violation_details(violation) for violation in violations]
-    details = {**{k: v for k, v in listed[0].items() if k not in ("path", "rule", "message")}, "violations": listed}
     more = f" (and {len(violations) - 1} more)" if len(violations) > 1 else ""
+    others = {violation.subtype for violation in violations} - {first.subtype}
     return Classification(
         category=Category.HALLUCINATION,
         subtype=first.subtype,
-        severity=max((violation.severity for violation in violations), key=_rank),
+        severity=max((violation.severity for violation in violations), key=list(Severity).index),
         confidence=0.99,
         rule=f"constraint-{first.rule}",
-        details=_json(details),
+        details=_violations_json(checked),
         evidence=tuple(
-            _evidence(EvidenceSource.STRUCTURED, f"output.{item.path}", f"constraint-{item.rule}", item.message)
+            _evidence(EvidenceSource.STRUCTURED, _output_path(item), f"constraint-{item.rule}", item.message)
             for item in violations[:_MAX_EVIDENCE]
         ),
-        explanation=mask(f"The output breaks a constraint: {first.message}{more}."),
-        counterfactual=f"With a value of {first.path} that the constraint allows, the output would have passed.",
+        explanation=mask(f"{SENTENCES[first.subtype]}: {first.message}{more}."),
+        counterfactual=f"Had {first.path or 'the output'} kept its constraint, the verdict would be "
+        + (
+            f"{min(others)}."
+            if others
+            else "another."
+            if len(violations) > 1
+            else "that of the other evidence, if any."
+        ),
     )
+
+
+def _violations_json(checked: Checked) -> str:
+    """All violations; where they would be too long, as many as fit, and how many there are."""
+    listed = [_violation_details(violation) for violation in checked.violations[:MAX_VIOLATIONS]]
+    details = {key: value for key, value in listed[0].items() if key not in ("path", "rule", "message")}
+    details["violations"] = listed
+    if checked.refused:
+        details["not_checked"] = [mask(why) for why in checked.refused[:_MAX_EVIDENCE]]
+    text = _json(details)
+    while len(text) > _MAX_DETAILS_BYTES and len(listed) > 1:
+        details["omitted"] = details.get("omitted", 0) + len(listed) - len(listed) // 2
+        listed = listed[: len(listed) // 2]
+        text = _json(details | {"violations": listed})
+    if len(text) > _MAX_DETAILS_BYTES:
+        kept = {key: listed[0][key] for key in ("path", "field", "rule", "severity", "message")}
+        text = _json({"field": kept["field"], "severity": kept["severity"], "violations": [kept]})
+    return text
+
+
+def _output_path(violation: Violation) -> str:
+    return f"output.{violation.path}" if violation.path else "output"
 
 
 def _violation_details(violation: Violation) -> dict[str, Any]:
@@ -101,7 +119,7 @@ def _violation_details(violation: Violation) -> dict[str, Any]:
         "path": violation.path,
         "field": violation.path,
         "rule": violation.rule,
-        "actual_value": mask_value(violation.actual),
+        "actual_value": mask_value(violation.actual, violation.path.rpartition(".")[2]),
         **violation.limits,
         "severity": violation.severity.value,
         "message": mask(violation.message),
@@ -109,58 +127,76 @@ def _violation_details(violation: Violation) -> dict[str, Any]:
 
 
 def _of_error(event: FailureEvent, said: list[Finding]) -> Classification:
-    decisive = said[0]
-    rule = decisive.rule
+    decisive, rule = said[0], said[0].rule
+    what = f"{decisive.path} says {_cut(decisive.text)!r}" if decisive.text else f"{decisive.path} shows it"
     return Classification(
         category=rule.category,
         subtype=rule.subtype,
-        severity=_SEVERITIES.get(rule.subtype, Severity.MEDIUM),
+        severity=severity(rule.subtype),
         confidence=_confidence(said),
         rule=rule.name,
-        details=_json(_error_details(event, rule.subtype) if rule.category is Category.TOOL_FAILURE else {}),
-        evidence=tuple(_evidence(item.source, item.path, item.rule.name, item.text) for item in said[:_MAX_EVIDENCE]),
-        explanation=mask(f"{rule.name} read {decisive.path}: {_cut(decisive.text)}"),
+        details=_json(_error_details(event, rule.subtype, rule.category)),
+        evidence=_error_evidence(said),
+        explanation=mask(f"{SENTENCES.get(rule.subtype, 'The cause is not known')}: {what}."),
         counterfactual=_counterfactual(said),
     )
 
 
+def _error_evidence(said: list[Finding]) -> tuple[Evidence, ...]:
+    """What spoke for the verdict, then what spoke against it."""
+    verdict = said[0].verdict
+    ordered = [item for item in said if item.verdict == verdict] + [item for item in said if item.verdict != verdict]
+    return tuple(_evidence(item.source, item.path, item.rule.name, item.text) for item in ordered[:_MAX_EVIDENCE])
+
+
 def _confidence(said: list[Finding]) -> float:
-    return 0.95 if said[0].weight >= 70 else 0.9 if said[0].weight >= SPECIFIC else 0.6
+    """Shares of right verdicts on errors kept out of the rules' making, by weight of evidence and lead over the next verdict."""
+    weight = said[0].weight
+    rival = next((item.weight for item in said if item.verdict != said[0].verdict), 0)
+    sure = 0.97 if weight >= 80 else 0.95 if weight >= 70 else 0.9 if weight >= SPECIFIC else 0.75
+    return sure if weight - rival >= _CLEAR_LEAD else round(sure - 0.07, 2)
 
 
 def _counterfactual(said: list[Finding]) -> str:
-    verdict = (said[0].rule.category, said[0].rule.subtype)
-    for other in said:
-        if (other.rule.category, other.rule.subtype) != verdict:
-            return f"Without {said[0].path} the verdict would be {other.rule.subtype} ({other.rule.name})."
-    return f"Without {said[0].path} the verdict would be {'the same' if len(said) > 1 else 'unknown'}."
+    verdict = said[0].verdict
+    paths = ", ".join(dict.fromkeys(item.path for item in said if item.verdict == verdict))
+    rival = next((item for item in said if item.verdict != verdict), None)
+    if rival is None:
+        return f"Without {paths} the cause would be unknown."
+    return f"Without {paths} as it is, the verdict would be {rival.rule.subtype} ({rival.rule.name})."
 
 
-def _error_details(event: FailureEvent, subtype: str) -> dict[str, Any]:
+def _error_details(event: FailureEvent, subtype: str, category: Category) -> dict[str, Any]:
     tool, error = event.tool_response, event.error
-    status = (tool.status_code if tool else None) or (error.http_status if error else None)
-    return {
+    details: dict[str, Any] = {
         "tool": tool.tool if tool else None,
-        "status": status,
+        "status": (tool.status_code if tool else None) or (error.http_status if error else None),
         "code": mask(error.code) if error and error.code else None,
-        "call_may_have_executed": subtype in _MAY_HAVE_EXECUTED,
+        "class": error.class_name if error else None,
     }
+    if category is Category.TOOL_FAILURE:
+        details["call_may_have_executed"] = may_have_executed(event, subtype)
+    return details
 
 
 def _of_flaws(found: list[Flaw]) -> Classification:
     first = found[0]
+    details = {key: value for flaw in reversed(found) for key, value in flaw.details.items()}
     return Classification(
         category=Category.LOGICAL_ERROR,
         subtype=first.subtype,
         severity=first.severity,
-        confidence=0.95,
+        confidence=first.confidence,
         rule=f"logic-{first.subtype}",
-        details=_json(mask_value(first.details)),
+        details=_bounded_json(mask_value(details)),
         evidence=tuple(
             _evidence(EvidenceSource.STRUCTURED, flaw.path, f"logic-{flaw.subtype}", flaw.text)
             for flaw in found[:_MAX_EVIDENCE]
         ),
-        explanation=mask(_cut(f"The reasoning is flawed: {first.text}.")),
+        explanation=mask(_cut(f"{SENTENCES[first.subtype]}: {first.text}.")),
+        counterfactual=f"Without it the verdict would be {found[1].subtype}."
+        if len(found) > 1
+        else f"Had {first.path} been otherwise, no flaw of the reasoning could be shown.",
     )
 
 
@@ -179,34 +215,36 @@ def _of_overruns(exceeded: list[Overrun]) -> Classification:
             _evidence(EvidenceSource.STRUCTURED, item.path, f"limit-{item.unit}", f"{item.measured} of {item.limit}")
             for item in exceeded
         ),
-        explanation=f"The run used {first.measured:g} {first.unit}, {first.limit:g} were allowed.",
-        counterfactual=f"At most {first.limit:g} {first.unit} would have been within the limit.",
+        explanation=f"{SENTENCES[first.subtype]}: {first.measured:g} {first.unit}, with {first.limit:g} allowed.",
+        counterfactual=f"With at most {first.limit:g} {first.unit} it would have been within its limit.",
     )
 
 
-def _abstained(event: FailureEvent) -> Classification:
+def _abstained(event: FailureEvent, refused: list[str]) -> Classification:
     tool_failed = origin_of(event) == "tool" or event.tool_response is not None
+    why = f" Not checked: {'; '.join(refused[:3])}." if refused else ""
     return Classification(
         category=Category.TOOL_FAILURE if tool_failed else Category.UNCLASSIFIED,
         subtype="unknown",
         severity=Severity.MEDIUM,
-        details=_json(_error_details(event, "unknown") if tool_failed else {}),
-        explanation="No rule knows this evidence.",
-        counterfactual="A status, an error code, an exception class or a message would decide.",
+        details=_json(_error_details(event, "unknown", Category.TOOL_FAILURE)) if tool_failed else "{}",
+        explanation=mask(_cut(f"No rule knows this evidence.{why}")),
+        counterfactual="A status, an error code, an exception class or a telling message would decide.",
     )
 
 
 def _evidence(source: EvidenceSource, path: str, rule: str, text: str) -> Evidence:
-    return Evidence(source=source, path=path, rule=rule, text=mask(_cut(text)))
+    return Evidence(source=source, path=path, rule=rule, text=_cut(mask(text[: 4 * _EVIDENCE_CHARS])))
 
 
 def _cut(text: str) -> str:
     return text if len(text) <= _EVIDENCE_CHARS else text[: _EVIDENCE_CHARS - 3] + "..."
 
 
+def _bounded_json(details: dict[str, Any]) -> str:
+    text = _json(details)
+    return text if len(text) <= _MAX_DETAILS_BYTES else _json({key: _cut(str(value)) for key, value in details.items()})
+
+
 def _json(details: dict[str, Any]) -> str:
-    return orjson.dumps(details, default=str).decode()
-
-
-def _rank(severity: Severity) -> int:
-    return list(Severity).index(severity)
+    return orjson.dumps(details, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
