@@ -21,6 +21,7 @@ from faust.transport import conductor
 from faust.transport.consumer import ensure_TP
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
+from mode.threads import WorkerThread
 
 from streams.edge.progress import Progress
 
@@ -58,8 +59,18 @@ class Conductor(conductor.Conductor):
         cast(Any, channel).queue.put_nowait(batch)
 
 
+class _Daemon(WorkerThread):
+    """A thread that cannot keep a process alive whose orderly stop took too long."""
+
+    def __init__(self, service: Any, **kwargs: Any) -> None:
+        super().__init__(service, **kwargs)
+        self.daemon = True
+
+
 class ConsumerThread(driver.AIOKafkaConsumerThread):
     """aiokafka's consumer on a thread and loop of its own, read-committed."""
+
+    Worker = _Daemon
 
     def _create_worker_consumer(self, transport: Any) -> aiokafka.AIOKafkaConsumer:
         # Recovery of tables needs Faust's own assignor: it places changelogs with their topics.
@@ -234,6 +245,9 @@ class Consumer(driver.Consumer):
 
     async def wait_empty(self) -> None:
         """Wait for the records that were begun, then commit."""
+        if self.app.should_stop and self.app.crashed:
+            # The consumer's thread may have crashed with the app, and would never answer.
+            return
         if not await cast(Any, self.app).outputs_drained(DRAIN_S):
             log.warning("records in flight after %g s; they will be read again", DRAIN_S)
         await self.commit_and_end_transactions()

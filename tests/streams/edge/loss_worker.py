@@ -41,7 +41,7 @@ class PlannedError(Exception):
 # -- stock Faust, as its documentation shows it
 
 
-def stock() -> None:  # noqa: C901, PLR0915  one agent a case
+def stock() -> None:  # noqa: C901  one agent a case
     app = faust.App(
         GROUP,
         broker=f"kafka://{BOOTSTRAP}",
@@ -119,13 +119,6 @@ def stock() -> None:  # noqa: C901, PLR0915  one agent a case
     async def committed_only(stream: Any) -> None:
         async for value in stream:
             handled("committed_only", int(value))
-
-    async def sigterm(stream: Any) -> None:
-        async for value in stream:
-            if value == b"5":
-                handled("begun", 5)
-                await asyncio.sleep(2)
-            handled("sigterm", int(value))
 
     bodies = locals()
     for case in CASES:

@@ -182,6 +182,8 @@ def went_on(request: pytest.FixtureRequest, kafka: str) -> Run:
         run.until(lambda: all(run.handled()[case] >= UNTIL[run.kind][case] for case in run.cases), "cases not ended")
         run.produce("sentinel", b"10")
         run.until(lambda: run.committed()["sentinel"] == 11, "no commit after the cases")
+        if run.kind == "ours":
+            run.until(lambda: run.committed()["delivery"] == 10, "a refused record was not settled")
     return run
 
 
@@ -253,7 +255,8 @@ def test_exception_before_the_acknowledgement(kafka: str, kind: str) -> None:
             assert run.process is not None
             assert run.process.returncode == 1
     assert bool(run.lost("before_ack")) == (kind == "stock")
-    assert run.committed()["before_ack"] == (10 if kind == "stock" else 5)
+    committed = run.committed()["before_ack"]
+    assert committed == 10 if kind == "stock" else committed <= 5
 
 
 @pytest.mark.parametrize("kind", ["stock", "ours"])
@@ -270,10 +273,9 @@ def test_changelog_write_that_fails(kafka: str, kind: str) -> None:
     assert bool(run.lost("changelog")) == (kind == "stock")
 
 
-@pytest.mark.parametrize("kind", ["stock", "ours"])
-def test_sigterm_in_the_middle_of_an_event(kafka: str, kind: str) -> None:
-    """A rolling deploy loses one event of each stock worker."""
-    run = Run(kind, kafka, ("sigterm",))
+def test_sigterm_in_the_middle_of_an_event(kafka: str) -> None:
+    """The event is not waited for (stock waits, for hours if it takes them), and not committed."""
+    run = Run("ours", kafka, ("sigterm",))
     run.create()
     run.fill()
     with run.running():
@@ -281,7 +283,10 @@ def test_sigterm_in_the_middle_of_an_event(kafka: str, kind: str) -> None:
         assert run.process is not None
         run.process.send_signal(signal.SIGTERM)
         run.until(lambda: run.process is not None and run.process.poll() is not None, "did not stop")
-    assert run.lost("sigterm") == ([5] if kind == "stock" else [])
+        assert run.process.returncode == 0
+    assert run.committed()["sigterm"] == 5
+    with run.running():
+        run.until(lambda: run.lines.count("begun 5") == 2, "not begun again")
 
 
 @pytest.mark.parametrize("kind", ["stock", "ours"])
