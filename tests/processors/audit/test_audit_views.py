@@ -222,3 +222,41 @@ def test_what_cannot_be_decoded_is_there_with_its_digest_only(store: Store, ask:
     assert (row["kind"], row["reason"], row["execution_id"], row["body"]) == ("malformed", "not_json", "exec-1", "")
     assert (len(row["sha256"]), row["size_bytes"]) == (64, 22)
     assert "hunter2" not in str(row)
+
+
+def test_strategy_success_counts_what_teaches_something(store: Store, ask: Ask, tenant: str) -> None:
+    strategy = Strategy.REPHRASE_REQUEST
+    statuses = [SettledStatus.SUCCEEDED] * 3 + [SettledStatus.FAILED, SettledStatus.EXPIRED, SettledStatus.NOT_APPLIED]
+    for number, status in enumerate([*statuses, None]):
+        scene = Scene(tenant, f"exec-{number}")
+        scene.failure("f")
+        scene.command("f", 1, strategy)
+        if status:
+            scene.settled(1, strategy, status)
+        store.insert(scene.rows * 2)
+    (row,) = ask("SELECT * FROM v_strategy_success WHERE strategy = {s:String}", s=strategy)
+    assert (row["attempts"], row["successes"], row["success_rate"]) == (5, 3, 0.6)
+    assert (row["not_applied"], row["open"], row["cost_microusd"]) == (1, 1, 6 * 900)
+    # statsmodels.stats.proportion.proportion_confint(3, 5, method="wilson")
+    assert (round(row["success_rate_low"], 3), round(row["success_rate_high"], 3)) == (0.231, 0.882)
+
+
+def test_a_failure_that_nobody_answered_is_told(store: Store, ask: Ask, tenant: str) -> None:
+    waiting, answered = Scene(tenant, "waiting"), Scene(tenant, "answered").recovered()
+    waiting.failure("f1")
+    ignored = Scene(tenant, "ignored")
+    ignored.failure("f1")
+    ignored.disposition("f1", DispositionKind.OPENED)
+    ignored.disposition("f1", DispositionKind.IGNORED)
+    store.insert(waiting.rows + answered.rows + ignored.rows)
+    rows = ask("SELECT execution_id FROM v_unanswered WHERE tenant_id = {t:String}", t=tenant)
+    assert [r["execution_id"] for r in rows] == ["waiting"]
+
+
+def test_every_view_answers_and_says_what_it_is(ask: Ask) -> None:
+    for view in ask("SELECT name, comment FROM system.tables WHERE database = 'default' AND engine = 'View'"):
+        assert view["comment"]
+        if view["name"] != "recovery_history":
+            ask(f"SELECT * FROM {view['name']} LIMIT 1")
+    undocumented = ask("SELECT name FROM system.columns WHERE table = 'recovery_audit' AND comment = ''")
+    assert undocumented == []
