@@ -1,0 +1,38 @@
+"""What decides is pure. import-linter sees what it imports; this sees what it calls."""
+
+from __future__ import annotations
+
+import ast
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+_CONTRACTS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+(PURE,) = (contract["source_modules"] for contract in _CONTRACTS if contract["name"].startswith("what decides is pure"))
+_CLOCKS = {"now", "utcnow", "today", "monotonic", "perf_counter"}
+_EFFECTS = {"open", "input", "print", "exec", "eval", "breakpoint", "__import__"}
+
+
+def _files() -> list[Path]:
+    found: list[Path] = []
+    for module in PURE:
+        path = ROOT / module.replace(".", "/")
+        found += sorted(path.rglob("*.py")) if path.is_dir() else [path.with_suffix(".py")]
+    return found
+
+
+@pytest.mark.parametrize("path", _files(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_pure_part_reads_no_clock_and_has_no_effect(path: Path) -> None:
+    """datetime.now() needs no import that a contract could forbid: times are arguments."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        assert not isinstance(node, ast.Global | ast.Nonlocal | ast.Await | ast.AsyncFunctionDef), ast.unparse(node)
+        if isinstance(node, ast.Call):
+            called = node.func
+            assert not (isinstance(called, ast.Attribute) and called.attr in _CLOCKS), ast.unparse(node)
+            assert not (isinstance(called, ast.Name) and called.id in _EFFECTS), ast.unparse(node)
+
+
+def test_the_contract_names_what_exists() -> None:
+    assert all(path.exists() for path in _files())
