@@ -30,6 +30,7 @@ ROUNDS: Final = 2
 _EVERY_S: Final = 0.25
 _WAIT_S: Final = 70.0
 _DEADLINE_S: Final = 90.0
+_AUDIT_S: Final = 20.0
 _POLL_S: Final = 0.1
 _UNSAFE: Final = (
     "WITHOUT {lacking}: an in-process broker takes Kafka's place, and recover works without transactions.\n"
@@ -148,6 +149,8 @@ def _attend(console: Console, stack: Stack, watch: Watch, planned: list[Planned]
             if ended or time.monotonic() > deadline_s:
                 break
             time.sleep(_POLL_S)
+    if not stack.await_audited(_AUDIT_S):
+        console.print(f"the audit is not complete after {_AUDIT_S:g} s", style="bold red", highlight=False)
     clock = "by the clocks of the clients" if stack.in_memory else "by the broker's timestamps of both records"
     summary(console, known, restarts=stack.restarts, clock=clock, folder=stack.folder, kept=not stack.in_memory)
     return 0 if all(run.as_expected for run in known) else 1

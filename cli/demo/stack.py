@@ -14,13 +14,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Final, Self
 
-from confluent_kafka import Producer
+from confluent_kafka import KafkaException, Producer
 
 from cli.demo.processes import Keeper
 from ops.broker import Broker
 from ops.runtime import topics
+from ops.runtime.lag import LagMeter
 from ops.runtime.settings import Settings
-from schemas.topics import TOPICS
+from schemas.topics import AUDITED, TOPICS
 
 WORKERS: Final = ("streams", "recover", "audit")
 _READY_S: Final = 120.0
@@ -114,6 +115,21 @@ class Stack:
                 return bool(answer.status == 200)
         except (OSError, urllib.error.URLError):
             return False
+
+    def await_audited(self, timeout_s: float) -> bool:
+        """Wait until every record of an audited topic is in ClickHouse; False where the time did not suffice."""
+        meter = LagMeter(self.settings, f"{self.settings.app}-audit", [topic.name for topic in AUDITED])
+        deadline_s = time.monotonic() + timeout_s
+        try:
+            while any(lag.records for lag in meter.measure(timeout_s)):
+                if time.monotonic() > deadline_s:
+                    return False
+                time.sleep(0.2)
+        except KafkaException:
+            return False
+        finally:
+            meter.close()
+        return True
 
     def environment(self) -> dict[str, str]:
         """Settings of this stack, as environment of a child."""
