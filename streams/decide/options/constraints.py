@@ -4,47 +4,66 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from schemas.records import parse_json_text
 from streams.decide.classify.constraints import allowed_values, valid_range
+from streams.decide.classify.cross_field import RULES_KEYS
+from streams.decide.classify.schema import is_field_schema, is_schema
+from streams.decide.classify.values import is_date
 from streams.decide.options.context import Context, dumps
 from streams.decide.options.quoting import listed, name, quoted
 
 MAX_FIELDS: Final = 20
+_MAX_SCHEMA_FIELDS: Final = 100
 MAX_SCHEMA_CHARS: Final = 16_384
 _NUMBER: Final = r"-?\d{1,15}(?:\.\d{1,15})?"
 _SPAN: Final = re.compile(rf"\s*({_NUMBER})\s*(?:-|\u2013|\.\.|to|,)\s*({_NUMBER})\s*", re.ASCII)
-_ENDS: Final = {"min": "at least", "exclusive_min": "more than", "max": "at most", "exclusive_max": "less than"}
-_KEYWORDS: Final = {
-    "min": "minimum",
-    "exclusive_min": "exclusiveMinimum",
-    "max": "maximum",
-    "exclusive_max": "exclusiveMaximum",
+_INDEX: Final = re.compile(r"(?<=\.)\d+(?=\.|$)", re.ASCII)
+"""An item's number in a path: what holds of one item of a list holds of each."""
+
+_BOUNDS: Final[Mapping[str, tuple[str, str]]] = {
+    "min": ("minimum", "at least {}"),
+    "exclusive_min": ("exclusiveMinimum", "more than {}"),
+    "max": ("maximum", "at most {}"),
+    "exclusive_max": ("exclusiveMaximum", "less than {}"),
+    "multiple_of": ("multipleOf", "a multiple of {}"),
+    "min_length": ("minLength", "at least {} characters long"),
+    "max_length": ("maxLength", "at most {} characters long"),
+    "min_items": ("minItems", "a list of at least {} items"),
+    "max_items": ("maxItems", "a list of at most {} items"),
 }
+"""What a bound is called in JSON Schema, and in a sentence."""
+_OF_NUMBERS: Final = frozenset({"min", "exclusive_min", "max", "exclusive_max", "multiple_of"})
 _NAMES_OF_SCHEMAS: Final = frozenset({"properties", "$defs", "definitions", "patternProperties", "dependentSchemas"})
 _ANNOTATIONS: Final = frozenset({"title", "description", "$comment", "examples", "default", "deprecated"})
 """Free text of a schema: it would speak to the model with the voice of the orchestrator."""
 
 
 class Rule(NamedTuple):
-    """What one field must be."""
+    """What one field must be, or the output as a whole."""
 
     field: str
+    """Empty: the output as a whole."""
     must: str
     """`must be between 2.5 and 8.5`"""
     never: str
     """`Never output apr outside this range.`"""
     schema: dict[str, Any]
-    suggestion: str
+    """Empty where JSON Schema cannot say it of this field alone."""
+
+    @property
+    def shown(self) -> str:
+        """The field's name in a sentence."""
+        return name(self.field) if self.field else "the output"
 
 
 class Demand(NamedTuple):
     """What an output must be."""
 
     rules: tuple[Rule, ...]
-    """Of the violated fields, at most MAX_FIELDS; of all constrained fields where the verdict names none."""
+    """Of what is violated, at most MAX_FIELDS; of all constrained fields where the verdict names none."""
     schema: dict[str, Any] | None
     """Of the whole output, all constrained fields together; None where no constraint is known."""
 
@@ -61,26 +80,122 @@ def _demand(context: Context) -> Demand:
     given = parse_json_text(context.event.constraints) if context.event.constraints else None
     constraints = given if isinstance(given, dict) else {}
     whole = is_schema(constraints)
-    fields = {} if whole else {key: value for key, value in constraints.items() if isinstance(value, dict)}
-    rules: dict[str, Rule] = {}
-    for violation in _violations(context):
-        field = violation.get("field") or violation.get("path")
-        if isinstance(field, str) and field and field not in rules and len(rules) < MAX_FIELDS:
-            rules[field] = _rule(field, {**_of_violation(violation), **fields.get(field, {})})
-    rules = rules or {field: _rule(field, fields[field]) for field in list(fields)[:MAX_FIELDS]}
-    schema = without_annotations(constraints) if whole else _object_schema(fields, rules)
+    fields = {
+        _generic(field): constraint
+        for field, constraint in constraints.items()
+        if isinstance(constraint, dict) and field not in RULES_KEYS and not whole
+    }
+    rules = _violated(context, fields) or tuple(_rule(field, fields[field]) for field in list(fields)[:MAX_FIELDS])
+    schema = without_annotations(constraints) if whole else _output_schema(fields, rules)
     if schema is not None and len(dumps(schema)) > MAX_SCHEMA_CHARS:
         schema = None
-    return Demand(tuple(rules.values()), schema)
+    return Demand(rules, schema)
 
 
-def is_schema(constraints: Mapping[str, Any]) -> bool:
-    """True where `constraints` is one JSON Schema for the whole output, not a table of fields."""
-    if any(isinstance(constraints.get(key), str) for key in ("$schema", "$ref", "type")):
-        return True
-    return isinstance(constraints.get("properties"), dict) and not isinstance(
-        constraints["properties"].get("type"), str
+def _violated(context: Context, fields: Mapping[str, Any]) -> tuple[Rule, ...]:
+    found = context.details.get("violations")
+    violations = found if isinstance(found, list) and found else [context.details]
+    rules: dict[tuple[str, str], Rule] = {}
+    for violation in violations:
+        rule = _of_violation(violation, fields) if isinstance(violation, dict) else None
+        if rule is not None and len(rules) < MAX_FIELDS:
+            rules.setdefault((rule.field, rule.must), rule)
+    return tuple(rules.values())
+
+
+def _of_violation(violation: Mapping[str, Any], fields: Mapping[str, Any]) -> Rule | None:
+    path, broken = violation.get("path", violation.get("field")), violation.get("rule")
+    if not isinstance(path, str):
+        return None
+    field = _generic(path)
+    if broken == "cross_field" and isinstance(text := violation.get("cross_field"), str):
+        return Rule("", f"must fulfil the rule {quoted(text)}", "Never output values that break it.", {})
+    if not field:
+        return Rule("", "must be one JSON value in the required form", "Never output any text around it.", {})
+    if broken == "additionalProperties":
+        return Rule(field, "must not be in the output", "Never output a field that was not asked for.", {})
+    rule = _rule(field, {**_named(violation), **fields.get(field, {})})
+    return rule._replace(must=f"must be given, and {rule.must}") if broken in {"required", "null"} else rule
+
+
+def _generic(path: str) -> str:
+    """`items.0.price` as `items.*.price`."""
+    return _INDEX.sub("*", f".{path}")[1:]
+
+
+def _named(violation: Mapping[str, Any]) -> dict[str, Any]:
+    """The constraint that a violation names, in the words of `constraints`."""
+    if isinstance(violation.get("allowed_values"), list):
+        return {"type": "enum", "values": violation["allowed_values"]}
+    if isinstance(violation.get("pattern"), str):
+        return {"type": "format", "pattern": violation["pattern"]}
+    span = violation.get("valid_range")
+    if isinstance(span, str) and (match := _SPAN.fullmatch(span[:80])):
+        return {"type": "range", "min": float(match[1]), "max": float(match[2])}
+    if isinstance(span, dict):
+        return {"type": "range", **span}
+    return dict(violation["schema"]) if isinstance(violation.get("schema"), dict) else {}
+
+
+def _rule(field: str, constraint: Mapping[str, Any]) -> Rule:
+    own = _own_schema(constraint)
+    never = f"Never output {name(field)} in any other form."
+    if values := allowed_values(dict(constraint)):
+        texts = {"type": "string"} if all(isinstance(value, str) for value in values) else {}
+        never = f"Never output any other value for {name(field)}."
+        return Rule(field, f"must be one of {listed(values)}", never, own or {**texts, "enum": values})
+    if bounds := _bounds_of(constraint):
+        if not bounds.keys() - _OF_NUMBERS:
+            never = f"Never output {name(field)} outside this range."
+        return Rule(field, _within(bounds), never, own or _schema_of(bounds))
+    if isinstance(pattern := constraint.get("pattern"), str):
+        # A format must match in full; a JSON Schema's pattern matches anywhere unless it is anchored.
+        anchored = pattern if pattern.startswith("^") and pattern.endswith("$") else f"^(?:{pattern})$"
+        must = f"must match the pattern {quoted(pattern)} in full"
+        return Rule(field, must, never, own or {"type": "string", "pattern": anchored})
+    if isinstance(kind := constraint.get("format"), str):
+        must = f"must be in the format {quoted(kind, 40)}"
+        return Rule(field, must, never, own or {"type": "string", "format": kind[:40]})
+    return Rule(field, f"must fit the schema {quoted(own, 400)}" if own else "must be valid", never, own)
+
+
+def _own_schema(constraint: Mapping[str, Any]) -> dict[str, Any]:
+    """The constraint itself where it is a JSON Schema, else empty."""
+    if not is_field_schema(constraint):
+        return {}
+    keywords = {key: value for key, value in constraint.items() if key not in {"required", "nullable"}}
+    schema: dict[str, Any] = without_annotations(keywords)
+    return schema
+
+
+def _bounds_of(constraint: Mapping[str, Any]) -> dict[str, Any]:
+    bounds = valid_range(constraint)
+    for bound in ("multiple_of", "min_length", "max_length", "min_items", "max_items"):
+        bounds[bound] = constraint.get(bound, constraint.get(_BOUNDS[bound][0]))
+    return {bound: value for bound, value in bounds.items() if _is_bound(value)}
+
+
+def _is_bound(value: Any) -> bool:
+    """A number or a short text (a date, `2.5 %`)."""
+    if isinstance(value, str):
+        return len(value) <= 40
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _within(bounds: Mapping[str, Any]) -> str:
+    shown = {bound: quoted(value, 40) for bound, value in bounds.items()}
+    if shown.keys() == {"min", "max"}:
+        return f"must be between {shown['min']} and {shown['max']}"
+    return "must be " + " and ".join(say.format(shown[bound]) for bound, (_, say) in _BOUNDS.items() if bound in shown)
+
+
+def _schema_of(bounds: Mapping[str, Any]) -> dict[str, Any]:
+    if any(isinstance(value, str) for value in bounds.values()):
+        return {"type": "string", "format": "date"} if all(map(is_date, bounds.values())) else {}
+    kind = (
+        "number" if bounds.keys() <= _OF_NUMBERS else "array" if any("items" in bound for bound in bounds) else "string"
     )
+    return {"type": kind} | {_BOUNDS[bound][0]: value for bound, value in bounds.items()}
 
 
 def without_annotations(schema: Any) -> Any:
@@ -100,118 +215,34 @@ def without_annotations(schema: Any) -> Any:
     }
 
 
-def _violations(context: Context) -> list[Mapping[str, Any]]:
-    found = context.details.get("violations")
-    if isinstance(found, list) and found:
-        return [violation for violation in found if isinstance(violation, dict)]
-    return [context.details] if context.details.get("field") else []
-
-
-def _of_violation(violation: Mapping[str, Any]) -> dict[str, Any]:
-    """The constraint that a violation names, in the words of `constraints`."""
-    if isinstance(violation.get("allowed_values"), list):
-        return {"type": "enum", "values": violation["allowed_values"]}
-    if isinstance(violation.get("pattern"), str):
-        return {"type": "format", "pattern": violation["pattern"]}
-    span = violation.get("valid_range")
-    if isinstance(span, str) and (match := _SPAN.fullmatch(span[:80])):
-        return {"type": "range", "min": float(match[1]), "max": float(match[2])}
-    if isinstance(span, dict):
-        return {"type": "range", **span}
-    if isinstance(violation.get("schema"), dict):
-        return dict(violation["schema"])
-    return {}
-
-
-def _rule(field: str, constraint: Mapping[str, Any]) -> Rule:
-    values = allowed_values(dict(constraint))
-    if values:
-        return _enum(field, values)
-    bounds = {end: bound for end, bound in valid_range(constraint).items() if _is_bound(bound)}
-    if bounds:
-        return _range(field, bounds)
-    if isinstance(constraint.get("pattern"), str):
-        return _pattern(field, constraint["pattern"])
-    never = f"Never output {name(field)} in any other form."
-    if isinstance(constraint.get("format"), str):
-        kind = constraint["format"][:40]
-        text = f"must be in the format {quoted(kind, 40)}"
-        return Rule(field, text, never, {"type": "string", "format": kind}, f"Give {name(field)} in that format.")
-    if constraint.get("type") in {"range", "enum", "format", None}:
-        return Rule(field, "must be present and valid", never, {}, f"Give a valid {name(field)}.")
-    schema = without_annotations(dict(constraint))
-    return Rule(field, f"must fit the schema {quoted(schema, 400)}", never, schema, f"Give a valid {name(field)}.")
-
-
-def _is_bound(value: Any) -> bool:
-    """A number or a short text (a date, `2.5 %`)."""
-    if isinstance(value, str):
-        return len(value) <= 40
-    return isinstance(value, int | float) and math.isfinite(value)
-
-
-def _range(field: str, bounds: Mapping[str, Any]) -> Rule:
-    shown = {end: quoted(bound, 40) for end, bound in bounds.items()}
-    if shown.keys() == {"min", "max"}:
-        must = f"must be between {shown['min']} and {shown['max']}"
-    else:
-        must = "must be " + " and ".join(f"{word} {shown[end]}" for end, word in _ENDS.items() if end in shown)
-    schema: dict[str, Any] = {}
-    if all(isinstance(bound, int | float) for bound in bounds.values()):
-        schema = {"type": "number"} | {_KEYWORDS[end]: bound for end, bound in bounds.items()}
-    suggestion = f"Use a value that {must.replace('must be', 'is', 1)}."
-    return Rule(field, must, f"Never output {name(field)} outside this range.", schema, suggestion)
-
-
-def _enum(field: str, values: list[Any]) -> Rule:
-    schema: dict[str, Any] = {"enum": values}
-    if all(isinstance(value, str) for value in values):
-        schema["type"] = "string"
-    allowed = listed(values)
-    never = f"Never output any other value for {name(field)}."
-    return Rule(field, f"must be one of {allowed}", never, schema, f"Use one of {allowed}.")
-
-
-def _pattern(field: str, pattern: str) -> Rule:
-    # A format must match in full; a JSON Schema pattern matches anywhere unless it is anchored.
-    anchored = pattern if pattern.startswith("^") and pattern.endswith("$") else f"^(?:{pattern})$"
-    text = f"must match the pattern {quoted(pattern)} in full"
-    never = f"Never output {name(field)} in any other form."
-    return Rule(field, text, never, {"type": "string", "pattern": anchored}, f"Make {name(field)} match the pattern.")
-
-
-def _object_schema(fields: Mapping[str, Any], known: Mapping[str, Rule]) -> dict[str, Any] | None:
-    """The schema of an object with all constrained fields, nested where their names are paths."""
-    others = [field for field in list(fields)[: MAX_FIELDS * 5] if field not in known]
-    rules = {**known, **{field: _rule(field, fields[field]) for field in others}}
-    if not any(rule.schema for rule in rules.values()):
-        return None
-    root: dict[str, Any] = {"type": "object", "properties": {}, "required": []}
-    for field, rule in rules.items():
-        path = _path(field)
-        if not path:
-            continue
-        node = root
-        required = fields.get(field, {}).get("required") is not False
-        *parents, last = path
-        for parent in parents:
-            _require(node, parent, required)
-            node = node["properties"].setdefault(parent, {})
-            for key, empty in (("type", "object"), ("properties", {}), ("required", [])):
-                node.setdefault(key, empty)
-        _require(node, last, required)
-        node["properties"][last] = {**node["properties"].get(last, {}), **rule.schema}
+def _output_schema(fields: Mapping[str, Any], violated: Sequence[Rule]) -> dict[str, Any] | None:
+    """The schema of the whole output: all constrained fields, nested where their names are paths."""
+    known = {rule.field for rule in violated}
+    others = (_rule(field, fields[field]) for field in list(fields)[:_MAX_SCHEMA_FIELDS] if field not in known)
+    root: dict[str, Any] = {"type": "object", "properties": {}}
+    for rule in (*violated, *others):
+        if rule.field and rule.schema:
+            required = fields.get(rule.field, {}).get("required") is not False
+            _place(root, _parts(rule.field), rule.schema, required)
     return root if root["properties"] else None
 
 
-def _require(node: dict[str, Any], key: str, required: bool) -> None:
-    if required and key not in node["required"]:
-        node["required"].append(key)
+def _place(node: dict[str, Any], parts: Sequence[str], schema: Mapping[str, Any], required: bool) -> None:
+    for part in parts:
+        if part == "*":
+            node["type"] = "array"
+            node = node.setdefault("items", {})
+            continue
+        node["type"] = "object"
+        names = node.setdefault("required", []) if required else []
+        if part not in names:
+            names.append(part)
+        node = node.setdefault("properties", {}).setdefault(part, {})
+    node.update(schema)
 
 
-def _path(field: str) -> list[str]:
-    """`$.loan.apr` and `loan.apr` are nested; empty for a path through a list: a schema of objects cannot say it."""
-    parts = field.removeprefix("$.").split(".")
-    if len(parts) == 1 and "[" not in field and "/" not in field:
-        return [field]
-    return parts if all(part.isidentifier() for part in parts) and len(parts) <= 8 else []
+def _parts(field: str) -> list[str]:
+    """`loan.apr` and `$.items[*].price` are paths; what is no plain path is one name."""
+    parts = field.removeprefix("$.").replace("[*]", ".*").split(".")
+    plain = len(parts) <= 8 and parts[0] != "*" and all(part == "*" or part.isidentifier() for part in parts)
+    return parts if plain else [field]

@@ -6,7 +6,7 @@ import re
 from typing import Final
 
 from schemas.records import Strategy
-from streams.decide.options.constraints import Demand, Rule, demand
+from streams.decide.options.constraints import Demand, demand
 from streams.decide.options.context import Context, Generator, Remedy, dumps
 from streams.decide.options.quoting import listed, name, with_note
 
@@ -30,10 +30,11 @@ def constraint_injection(context: Context) -> Remedy | None:
     wanted = demand(context)
     if not wanted.rules:
         return _well_formed(context)
-    lines = [f"IMPORTANT: {name(rule.field)} {rule.must}. {rule.never}" for rule in wanted.rules]
-    one = wanted.rules[0]
-    what = f"a valid {name(one.field)}" if len(lines) == 1 else "valid values"
-    text = with_note(*lines, f"If you cannot determine {what}, {UNABLE}")
+    lines = [f"IMPORTANT: {rule.shown} {rule.must}. {rule.never}" for rule in wanted.rules]
+    field = wanted.rules[0].field if len(lines) == 1 else ""
+    text = with_note(
+        *lines, f"If you cannot determine {f'a valid {name(field)}' if field else 'valid values'}, {UNABLE}"
+    )
     return Remedy(dumps({"text": text}), f"Says to the model what its output broke ({_fields(wanted)}).")
 
 
@@ -69,21 +70,21 @@ def validation_tool(context: Context) -> Remedy | None:
             "description": "Checks your answer before you give it. Call it with the complete answer; where it says "
             "that the answer is not valid, correct the answer as suggested and call it again.",
             "input_schema": wanted.schema,
-            "suggestion": with_note(*(rule.suggestion for rule in wanted.rules)),
+            "suggestion": with_note(*(f"{rule.shown} {rule.must}." for rule in wanted.rules)),
         }
     )
     return Remedy(text, "The model checks its answer with a tool before it gives it.")
 
 
 def _fields(wanted: Demand) -> str:
-    names = [name(rule.field) for rule in wanted.rules[:5]]
-    return ", ".join(names) or "all of its fields"
+    names = dict.fromkeys(rule.shown for rule in wanted.rules)
+    return ", ".join(list(names)[:5]) or "all of its fields"
 
 
 def _tool_name(prefix: str, wanted: Demand) -> str:
     """A function's name as every provider accepts it: letters, digits, `_-`, at most 64."""
-    fields: tuple[Rule, ...] = wanted.rules[:1] if len(wanted.rules) == 1 else ()
-    return _NO_NAME.sub("_", "_".join([prefix, *(rule.field for rule in fields)]))[:64].rstrip("_") or prefix
+    field = wanted.rules[0].field if len(wanted.rules) == 1 else ""
+    return _NO_NAME.sub("_", f"{prefix}_{field}")[:64].rstrip("_")
 
 
 GENERATORS: Final[dict[Strategy, Generator]] = {

@@ -247,7 +247,7 @@ def test_nested_and_optional_fields_are_nested_and_optional_in_the_schema() -> N
         "loan.apr": {"type": "range", "min": 2.5},
         "loan.note": {"type": "format", "pattern": "[a-z]+", "required": False},
         "odd field!": {"type": "enum", "values": [1, "a"]},
-        "items.0.price": {"type": "range", "min": 1},
+        "items.*.price": {"type": "range", "min": 1},
     }
     rungs = offered(Category.HALLUCINATION, "format_violation", constraints=constraints)
     assert made(rungs[Strategy.FUNCTION_CALLING])["schema"] == {
@@ -262,9 +262,51 @@ def test_nested_and_optional_fields_are_nested_and_optional_in_the_schema() -> N
                 "required": ["apr"],
             },
             "odd field!": {"enum": [1, "a"]},
+            "items": {
+                "type": "array",
+                "items": {
+                    "type": "object",
+                    "properties": {"price": {"type": "number", "minimum": 1}},
+                    "required": ["price"],
+                },
+            },
         },
-        "required": ["loan", "odd field!"],
+        "required": ["loan", "odd field!", "items"],
     }
+
+
+@pytest.mark.parametrize(
+    ("violation", "said"),
+    [
+        (
+            {"rule": "range", "valid_range": {"min": 1, "exclusive_max": 2}},
+            "f must be at least 1 and less than 2. Never",
+        ),
+        ({"rule": "range", "valid_range": "2.5-8.5"}, "f must be between 2.5 and 8.5."),
+        ({"rule": "range", "valid_range": {"min": "2026-01-01"}}, 'f must be at least "2026-01-01".'),
+        ({"rule": "minLength", "valid_range": {"min_length": 3}}, "f must be at least 3 characters long."),
+        ({"rule": "maxItems", "valid_range": {"max_items": 3}}, "f must be a list of at most 3 items."),
+        ({"rule": "multipleOf", "valid_range": {"multiple_of": 5}}, "f must be a multiple of 5."),
+        ({"rule": "enum", "allowed_values": ["a", 1]}, 'f must be one of "a", 1.'),
+        ({"rule": "pattern", "pattern": "[a-z]+"}, 'f must match the pattern "[a-z]+" in full.'),
+        ({"rule": "type", "schema": {"type": "integer"}}, 'f must fit the schema "{\\"type\\":\\"integer\\"}".'),
+        ({"rule": "required", "valid_range": {"min": 1, "max": 2}}, "f must be given, and must be between 1 and 2."),
+        ({"rule": "required"}, "f must be given, and must be valid."),
+        ({"rule": "additionalProperties"}, "f must not be in the output."),
+        ({"rule": "json_in_prose", "path": ""}, "the output must be one JSON value in the required form."),
+        ({"rule": "cross_field", "cross_field": "end > start"}, 'the output must fulfil the rule "end \\u003e start".'),
+    ],
+)
+def test_every_kind_of_violation_is_said_in_words(violation: Any, said: str) -> None:
+    details = {"violations": [{"path": "f", **violation}]}
+    rungs = offered(Category.HALLUCINATION, "format_violation", details)
+    assert f"IMPORTANT: {said}" in made(rungs[Strategy.CONSTRAINT_INJECTION])["text"]
+
+
+def test_many_items_of_a_list_are_said_once() -> None:
+    items = [{"path": f"items.{n}.price", "rule": "range", "valid_range": {"min": 1}} for n in range(30)]
+    rungs = offered(Category.HALLUCINATION, "range_violation", {"violations": items})
+    assert made(rungs[Strategy.CONSTRAINT_INJECTION])["text"].count("IMPORTANT") == 1
 
 
 def test_cost_and_time_follow_tokens_prices_and_durations_where_they_are_known() -> None:

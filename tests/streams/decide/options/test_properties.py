@@ -24,6 +24,8 @@ from streams.decide.catalogue import shipped
 from streams.decide.options import options
 
 NOW = datetime(2026, 11, 23, 9, 0, tzinfo=UTC)
+MAX_PARAMETERS_CHARS = 64 * 1024
+"""More than this recover refuses."""
 MAX_OPTIONS_CHARS = 200_000
 """Well under the 512 KiB of a record on recovery.options, whatever the failure held."""
 
@@ -62,6 +64,7 @@ def test_options_of_any_failure(event: FailureEvent, verdict: Classification, kn
     assert len(set(strategies)) == len(strategies)
     for option in automatic:
         parameters(option.strategy, option.parameters)
+        assert len(option.parameters) < MAX_PARAMETERS_CHARS
         if event.agent.capabilities is not None:
             assert KIND_OF[option.strategy] in event.agent.capabilities
     if event.side_effects_since_checkpoint is SideEffects.UNSAFE or verdict.category is Category.UNCLASSIFIED:
