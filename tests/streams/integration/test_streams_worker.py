@@ -1,0 +1,217 @@
+"""The streams worker as processes on a broker of its own, under kills, rebalances and an outage."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+
+import pytest
+import streams_checker as checker
+from confluent_kafka import Consumer, Producer, TopicPartition
+
+from ops.broker import Broker
+from ops.runtime import topics
+from ops.runtime.settings import Settings
+from schemas.codec import encode
+from schemas.records import (
+    Category,
+    ErrorInfo,
+    FailureEvent,
+    SettledAttempt,
+    SettledStatus,
+    Severity,
+    Strategy,
+)
+from schemas.topics import FAILURES, SETTLED
+
+pytestmark = pytest.mark.integration
+
+DEADLINE_S = 90.0
+START = "import sys; from ops.runtime.settings import Settings; from streams.main import run; sys.exit(run(Settings()))"
+STRATEGIES = (Strategy.EXPONENTIAL_BACKOFF, Strategy.INCREASE_TIMEOUT, Strategy.FALLBACK_SERVICE)
+
+
+class Worker:
+    """One process."""
+
+    def __init__(self, settings: Settings, failpoints: str = "") -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        self.url = f"http://127.0.0.1:{port}"
+        environment = {
+            **os.environ,
+            "OMIUM_BOOTSTRAP": settings.bootstrap,
+            "OMIUM_APP": settings.app,
+            "OMIUM_PARTITIONS": str(settings.partitions),
+            "OMIUM_METRICS_PORT": str(port),
+            "OMIUM_LOG_LEVEL": "WARNING",
+            "OMIUM_FAILPOINTS": failpoints,
+        }
+        self.process = subprocess.Popen([sys.executable, "-c", START], env=environment)
+
+    def ready(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"{self.url}/readyz", timeout=2) as answer:
+                return bool(answer.status == 200)
+        except (urllib.error.URLError, OSError):
+            return False
+
+    def end(self, number: signal.Signals) -> int:
+        self.process.send_signal(number)
+        return self.process.wait(60)
+
+
+@contextmanager
+def workers() -> Iterator[list[Worker]]:
+    """A list whose processes are gone at the end."""
+    started: list[Worker] = []
+    try:
+        yield started
+    finally:
+        for worker in started:
+            worker.process.kill()
+            worker.process.wait()
+
+
+def until(what: Callable[[], bool], why: str) -> None:
+    deadline = time.monotonic() + DEADLINE_S
+    while not what():
+        assert time.monotonic() < deadline, why
+        time.sleep(0.1)
+
+
+def committed_all(settings: Settings, topic: str) -> bool:
+    """The group has committed past the last committed record of each partition of `topic`."""
+    last: dict[int, int] = {}
+    for _, partition, offset, _ in checker.read(settings.bootstrap, topic):
+        last[partition] = max(last.get(partition, -1), offset)
+    consumer = Consumer({"bootstrap.servers": settings.bootstrap, "group.id": f"{settings.app}-streams"})
+    found = consumer.committed([TopicPartition(topic, p) for p in last], 10)
+    consumer.close()
+    return all(p.offset > last[p.partition] for p in found)
+
+
+class Load:
+    """Failures, and settled attempts in transactions of which some are aborted, until stopped."""
+
+    def __init__(self, settings: Settings, seed: int) -> None:
+        self._settings = settings
+        self._random = random.Random(seed)
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        plain = Producer(self._settings.producer())
+        settling = Producer(self._settings.producer(**{"transactional.id": f"{self._settings.app}-load"}))
+        settling.init_transactions()
+        number = 0
+        while not self._ended.wait(0.05):
+            settling.begin_transaction()
+            for _ in range(10):
+                number += 1
+                self._failure(plain, number)
+                self._settled(settling, number)
+            settling.flush()
+            if self._random.random() < 0.2:
+                settling.abort_transaction()
+            else:
+                settling.commit_transaction()
+        plain.flush()
+
+    def _failure(self, producer: Producer, number: int) -> None:
+        if number % 50 == 0:
+            producer.produce(FAILURES.name, b"{}" if number % 100 else b"\xc3\x01garbage")
+            return
+        event = FailureEvent(
+            tenant_id="t",
+            execution_id=f"e{number}",
+            failure_id=f"f{number}" if number % 3 else None,
+            error=ErrorInfo(message="Connection timeout after 30s"),
+        )
+        record = encode(FAILURES, event, source="test")
+        producer.produce(record.topic, record.value, record.key, headers=record.headers)
+        producer.poll(0)
+
+    def _settled(self, producer: Producer, number: int) -> None:
+        attempt = SettledAttempt(
+            recovery_id=f"r{number}",
+            command_id=f"c{number}",
+            attempt=self._random.choice((1, 2)),
+            tenant_id="t",
+            execution_id=f"e{number}",
+            category=Category.TOOL_FAILURE,
+            subtype=self._random.choice(("timeout", "rate_limit", "network_error")),
+            severity=self._random.choice((Severity.LOW, Severity.HIGH)),
+            strategy=self._random.choice(STRATEGIES),
+            status=self._random.choice(list(SettledStatus)),
+            settled_at=datetime.now(UTC),
+        )
+        record = encode(SETTLED, attempt, source="test")
+        producer.produce(record.topic, record.value, record.key, headers=record.headers)
+
+
+def test_nothing_is_lost_and_nothing_counts_twice(fresh_kafka: Broker) -> None:
+    """A second worker, a kill -9, a worker that dies between delivery and commit, one that dies after its changelog
+    was written, a broker that is killed, a SIGTERM: while failures and settled attempts keep coming."""
+    settings = Settings(bootstrap=fresh_kafka.bootstrap, app="chaos")
+    topics.create(settings)
+    with workers() as started:
+        started.append(Worker(settings))
+        until(started[0].ready, "the first worker is not ready")
+        load = Load(settings, seed=7)
+        try:
+            started.append(Worker(settings))
+            until(started[1].ready, "the second worker is not ready")
+            assert started[0].end(signal.SIGKILL) == -signal.SIGKILL
+            started.append(Worker(settings, "streams.delivered=exit@400"))
+            until(lambda: started[2].process.poll() is not None, "the failpoint after a delivery was not reached")
+            started.append(Worker(settings, "streams.counted=exit@4"))
+            until(lambda: started[3].process.poll() is not None, "the failpoint after a count was not reached")
+            fresh_kafka.kill(1)
+            started.append(Worker(settings))
+            fresh_kafka.restart(1)
+            until(started[1].ready, "the second worker did not come back")
+            assert started[1].end(signal.SIGTERM) == 0
+        finally:
+            load.stop()
+        if started[4].process.poll() is not None:
+            # It was started without a broker, and said so.
+            started.append(Worker(settings))
+        until(started[-1].ready, "the last worker is not ready")
+        until(lambda: committed_all(settings, FAILURES.name), "failures left")
+        until(lambda: committed_all(settings, SETTLED.name), "settled attempts left")
+        expected = checker.settled(settings.bootstrap)
+        until(lambda: checker.confidence(settings.bootstrap) == expected, "counts are not the fold of what settled")
+        assert started[-1].end(signal.SIGTERM) == 0
+    assert checker.unanswered(settings.bootstrap) == set()
+    answers = checker.answers(settings.bootstrap)
+    # Else the run proves nothing: no crash fell between an answer and its commit.
+    assert max(answers.values()) > 1
+    assert len(expected) == 3 * 2 * 2 * 3
+    reasons = {letter["reason"] for letter in checker.dead_letters(settings.bootstrap)}
+    assert reasons == {"invalid", "unknown_schema"}
+
+
+def test_not_ready_without_its_topics(kafka: str) -> None:
+    """A worker whose topics are missing ends at once, and says why."""
+    empty = Settings(bootstrap=kafka, app="nobody", partitions=3)
+    with workers() as started:
+        started.append(Worker(empty))
+        assert started[0].process.wait(30) == 1
