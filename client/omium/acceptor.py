@@ -110,6 +110,10 @@ class MemoryFences:
         self._limit = limit
         self._lock = threading.Lock()
 
+    def forked(self) -> None:
+        """In a forked child: the lock may be held by a thread that is not here."""
+        self._lock = threading.Lock()
+
     def load(self, execution: str) -> Held | None:
         with self._lock:
             return self._held.get(execution)
@@ -134,6 +138,11 @@ class SqliteFences:
 
     def __init__(self, path: str | Path, *, keep_days: int = 30) -> None:
         self._path = str(path)
+        self._of_parent: list[sqlite3.Connection] = []
+        self._open()
+        self._db.execute("DELETE FROM omium_fences WHERE touched_s < unixepoch() - ?", (keep_days * _DAY_S,))
+
+    def _open(self) -> None:
         self._lock = threading.Lock()
         self._db = sqlite3.connect(self._path, timeout=10, check_same_thread=False, isolation_level=None)
         self._db.execute("PRAGMA journal_mode=WAL")
@@ -142,7 +151,11 @@ class SqliteFences:
             "attempt INTEGER NOT NULL, command_id TEXT NOT NULL, recovery_id TEXT NOT NULL, "
             "finished INTEGER NOT NULL, touched_s INTEGER NOT NULL DEFAULT (unixepoch())) WITHOUT ROWID"
         )
-        self._db.execute("DELETE FROM omium_fences WHERE touched_s < unixepoch() - ?", (keep_days * _DAY_S,))
+
+    def forked(self) -> None:
+        """In a forked child: SQLite's connections must neither be used nor closed there."""
+        self._of_parent.append(self._db)
+        self._open()
 
     def load(self, execution: str) -> Held | None:
         query = "SELECT fence_offset, attempt, command_id, recovery_id, finished FROM omium_fences WHERE execution = ?"

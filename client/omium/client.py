@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import logging
 import os
+import threading
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -42,6 +43,16 @@ class Stats:
     """Commands that this version cannot read."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Connection:
+    """What belongs to one process."""
+
+    clock: BrokerClock
+    inbox: Inbox
+    outbox: Outbox
+    pending: Pending
+
+
 class Omium:
     """One per process, made at its start: it connects in the background, so that it listens before a step fails.
 
@@ -76,15 +87,15 @@ class Omium:
         self.wait_s = wait_s
         self.environment = environment
         self.source = f"omium/client/{self.agent.id or 'agent'}"
-        self.clock = BrokerClock()
         self.acceptor = Acceptor(fences or MemoryFences())
         self.consumer_config = consumer_config(bootstrap, kafka)
+        self._producer_config = producer_config(bootstrap, kafka)
+        self._hold_s = hold_s
+        self._queue_records = queue_records
         self._unsent = 0
-        self._inbox = Inbox(self.consumer_config, self.clock, lambda: self._outbox.wake())
-        self._outbox = Outbox(producer_config(bootstrap, kafka), self.clock, lambda: self._inbox.ready, queue_records)
-        self.pending = Pending(self._inbox, self.acceptor, self.clock, hold_s)
-        self._inbox.start()
-        self._outbox.start()
+        self._starting = threading.Lock()
+        self._connection: _Connection | None = self._open()
+        _CLIENTS.add(self)
         self._at_exit = weakref.WeakMethod(self.close)
         atexit.register(_close, self._at_exit)
 
@@ -119,22 +130,30 @@ class Omium:
     @property
     def stats(self) -> Stats:
         """What became of the records so far."""
-        outbox = self._outbox
-        return Stats(outbox.delivered, outbox.dropped + self._unsent, self.pending.refused, self._inbox.undecodable)
+        here = self._live
+        dropped = here.outbox.dropped + self._unsent
+        return Stats(here.outbox.delivered, dropped, here.pending.refused, here.inbox.undecodable)
+
+    @property
+    def unreachable(self) -> bool:
+        """Whether there never was a connection and none can be made: then no step waits for a command."""
+        return self._live.inbox.unreachable
 
     def ready(self, timeout_s: float) -> bool:
         """Wait until commands would be received. Not needed: failures wait for it in the queue."""
-        return self._inbox.positioned.wait(timeout_s)
+        return self._live.inbox.positioned.wait(timeout_s)
 
     def flush(self, timeout_s: float) -> bool:
         """Wait until everything is acknowledged or dropped; False where the time did not suffice."""
-        return self._outbox.flush(timeout_s)
+        return self._live.outbox.flush(timeout_s)
 
     def close(self, timeout_s: float = _AT_EXIT_S) -> None:
         """Send what is queued, for at most `timeout_s`, and stop. Happens at the interpreter's exit by itself."""
         atexit.unregister(self._at_exit)
-        self._outbox.close(timeout_s)
-        self._inbox.close()
+        if (here := self._connection) is not None:
+            # Nobody there since the start: waiting would only hold up the exit.
+            here.outbox.close(0.0 if here.inbox.unreachable else timeout_s)
+            here.inbox.close()
 
     def __enter__(self) -> Self:
         return self
@@ -144,9 +163,44 @@ class Omium:
 
     # -- for Run and Service ------------------------------------------------------------------------
 
+    @property
+    def clock(self) -> BrokerClock:
+        """The broker's clock, as far as it is known."""
+        return self._live.clock
+
+    @property
+    def pending(self) -> Pending:
+        """The failures that this process waits with."""
+        return self._live.pending
+
+    @property
+    def _live(self) -> _Connection:
+        """The connection of this process: a forked child opens its own at its first use."""
+        if self._connection is None:
+            with self._starting:
+                if self._connection is None:
+                    self._connection = self._open()
+        return self._connection
+
+    def forked(self) -> None:
+        """In a forked child: the parent's threads are not here, its connections are not ours, its locks may be held."""
+        _OF_PARENT.append(self._connection)
+        self._connection = None
+        self._starting = threading.Lock()
+        if (forked := getattr(self.acceptor.store, "forked", None)) is not None:
+            forked()
+
+    def _open(self) -> _Connection:
+        clock = BrokerClock()
+        inbox = Inbox(self.consumer_config, clock, lambda: outbox.wake())
+        outbox = Outbox(self._producer_config, clock, lambda: inbox.ready, self._queue_records)
+        inbox.start()
+        outbox.start()
+        return _Connection(clock, inbox, outbox, Pending(inbox, self.acceptor, clock, self._hold_s))
+
     def post(self, message: codec.Message) -> None:
         """Queue a record; never waits."""
-        if not self._outbox.post(message):
+        if not self._live.outbox.post(message):
             _log.warning("omium: no room for %s %s: dropped", message.topic, message.event_id)
 
     def lost(self, what: str) -> None:
@@ -158,3 +212,16 @@ class Omium:
 def _close(method: weakref.WeakMethod[Callable[..., None]]) -> None:
     if (close := method()) is not None:
         close(_AT_EXIT_S)
+
+
+# Destroying a librdkafka client in a forked child waits for threads that are not there: kept instead.
+_OF_PARENT: Final[list[object]] = []
+_CLIENTS: Final[weakref.WeakSet[Omium]] = weakref.WeakSet()
+
+
+def _forked() -> None:
+    for client in tuple(_CLIENTS):
+        client.forked()
+
+
+os.register_at_fork(after_in_child=_forked)

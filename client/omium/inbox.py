@@ -77,6 +77,7 @@ class Inbox:
         self._lock = threading.Lock()
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
+        self._consumer: Consumer | None = None
         self._give_up_at = time.monotonic() + _PATIENCE_S
         self.positioned = threading.Event()
         self.undecodable = 0
@@ -129,7 +130,7 @@ class Inbox:
 
     def _run(self) -> None:
         try:
-            consumer = Consumer(self._config)
+            consumer = self._consumer = Consumer(self._config)
         except Exception:
             _log.exception("omium: no consumer; commands cannot be received")
             self._give_up_at = 0.0
@@ -140,6 +141,7 @@ class Inbox:
                 self._read(consumer)
         finally:
             consumer.close()
+            self._consumer = None
 
     def _position(self, consumer: Consumer) -> bool:
         while not self._closing.is_set():
@@ -156,7 +158,8 @@ class Inbox:
             except KafkaException as error:
                 _log.debug("omium: not connected yet: %s", error)
                 self._on_ready()
-                self._closing.wait(_POLL_S)
+                # Serves the callback of errors, which says that nobody is there.
+                consumer.poll(_POLL_S)
                 continue
             self.positioned.set()
             self._on_ready()

@@ -17,6 +17,8 @@ from omium.codec import Message
 
 _log = logging.getLogger("omium")
 _IDLE_S: Final = 0.5
+# For what is purged at the end to be counted.
+_LAST_S: Final = 0.1
 
 
 class Outbox:
@@ -33,6 +35,7 @@ class Outbox:
         self._wake = threading.Condition()
         self._closing = False
         self._thread: threading.Thread | None = None
+        self._producer: Producer | None = None
         self.delivered = 0
         self.dropped = 0
 
@@ -64,27 +67,21 @@ class Outbox:
 
     def close(self, timeout_s: float) -> None:
         """Flush, then stop. What is still unsent is dropped."""
-        settled = self.flush(timeout_s)
+        self.flush(timeout_s)
         with self._wake:
-            self._closing = True
-            if not settled:
-                self.dropped += self._unsettled
+            if not self._closing and self._unsettled:
                 _log.warning("omium: closed with %d records not acknowledged", self._unsettled)
+            self._closing = True
             self._wake.notify_all()
         if self._thread is not None:
             self._thread.join(timeout=1.0)
 
     def _run(self) -> None:
         try:
-            producer = Producer(self._config)
+            producer = self._producer = Producer(self._config)
         except Exception:
             _log.exception("omium: no producer; nothing will be sent")
-            with self._wake:
-                self._closing = True
-                self.dropped += self._unsettled
-                self._unsettled = 0
-                self._waiting.clear()
-                self._wake.notify_all()
+            self._drop_rest()
             return
         while not self._closing:
             with self._wake:
@@ -96,7 +93,17 @@ class Outbox:
                 self._send(producer)
             producer.poll(0.02 if self._unsettled > len(self._waiting) else 0)
         producer.purge()
-        producer.flush(0)
+        producer.flush(_LAST_S)
+        self._producer = None
+        self._drop_rest()
+
+    def _drop_rest(self) -> None:
+        with self._wake:
+            self._closing = True
+            self.dropped += self._unsettled
+            self._unsettled = 0
+            self._waiting.clear()
+            self._wake.notify_all()
 
     def _send(self, producer: Producer) -> None:
         while self._waiting:

@@ -21,6 +21,7 @@ from omium.records import Command
 _log = logging.getLogger("omium")
 _EXECUTIONS: Final = 10_000
 _FAILURES: Final = 64
+_ATTEMPTS: Final = 16
 # A parallel branch that fails so soon after its sibling's command gets none of its own from the orchestrator.
 _BRANCH_GRACE_S: Final = 2.0
 
@@ -29,6 +30,8 @@ _BRANCH_GRACE_S: Final = 2.0
 class _Failure:
     waiter: Waiter
     reported_at: float
+    enrolled: str = ""
+    """The command that came while it waited and that a parallel branch accepted: it is to follow it too."""
     answered_by: set[str] = field(default_factory=set)
 
 
@@ -36,8 +39,8 @@ class _Failure:
 class _Attempt:
     command: Command
     began_at: float
-    parts: int = 1
-    """Failed branches that run again by it and have not ended."""
+    parts: int = 0
+    """Failed branches that run again by it, or are about to, and have not ended."""
     told: bool = False
     """Its end has been told."""
 
@@ -45,7 +48,24 @@ class _Attempt:
 @dataclass(slots=True)
 class _Execution:
     failures: OrderedDict[str, _Failure] = field(default_factory=OrderedDict)
-    attempt: _Attempt | None = None
+    attempts: OrderedDict[str, _Attempt] = field(default_factory=OrderedDict)
+    """By command id, the newest last."""
+
+    @property
+    def attempt(self) -> _Attempt | None:
+        return next(reversed(self.attempts.values()), None)
+
+    def begin(self, command: Command) -> _Attempt:
+        """A new attempt; every failure that is waited for takes part in it."""
+        attempt = self.attempts[command.command_id] = _Attempt(command, time.monotonic())
+        if len(self.attempts) > _ATTEMPTS:
+            self.attempts.popitem(last=False)
+        for failure in self.failures.values():
+            if failure.waiter.active:
+                # Counted now: the first branch may be through before the others have looked.
+                failure.enrolled = command.command_id
+                attempt.parts += 1
+        return attempt
 
 
 class Pending:
@@ -82,8 +102,12 @@ class Pending:
         with self._lock:
             execution = self._executions.get(key)
             failure = execution.failures.get(failure_id) if execution else None
-            if failure is None:
+            if execution is None or failure is None:
                 return
+            attempt = execution.attempt
+            if attempt is not None and failure.enrolled not in failure.answered_by and failure.enrolled:
+                # It gave up in the very moment: the attempt has not succeeded as a whole.
+                attempt.told = True
             if on_late is not None:
                 failure.waiter.late = on_late
             else:
@@ -103,8 +127,8 @@ class Pending:
         """One part of the attempt of `command` ended. Returns whether that is to be told: by one part only."""
         with self._lock:
             execution = self._executions.get(command.key)
-            attempt = execution.attempt if execution else None
-            if attempt is None or attempt.command.command_id != command.command_id:
+            attempt = execution.attempts.get(command.command_id) if execution else None
+            if attempt is None:
                 return True
             attempt.parts -= 1
             if attempt.told or (well and attempt.parts > 0):
@@ -116,7 +140,10 @@ class Pending:
         """The matter of `command` is closed: later attempts of its recovery are refused."""
         self._acceptor.finish(command)
         with self._lock:
-            self._drop(command.key)
+            execution = self._executions.get(command.key, _Execution())
+            for failure_id, failure in list(execution.failures.items()):
+                if not failure.waiter.active:
+                    self._inbox.forget(command.key, execution.failures.pop(failure_id).waiter)
 
     def accept(self, command: Command, current: Collection[str] | None = None) -> float | None:
         """Accept `command`: seconds until it may begin, or None where it is refused (logged and counted)."""
@@ -143,25 +170,29 @@ class Pending:
                 return None
             attempt = execution.attempt
             if attempt is not None and self._answers(attempt, failure):
-                attempt.parts += 1
-                failure.answered_by.add(attempt.command.command_id)
-                return attempt.command, self._until_begin_s(attempt.command)
+                return self._follow(attempt, failure)
             if command is None:
                 return None
             if self._until_begin_s(command) > self._hold_s:
                 _log.info("omium: command %s begins too late to wait for it", command.command_id)
                 return None
-            hold_s = self.accept(command, execution.failures)
-            if hold_s is None:
+            if self.accept(command, execution.failures) is None:
                 return None
-            execution.attempt = _Attempt(command, time.monotonic())
-            failure.answered_by.add(command.command_id)
-            return command, hold_s
+            return self._follow(execution.begin(command), failure)
 
-    @staticmethod
-    def _answers(attempt: _Attempt, failure: _Failure) -> bool:
+    def _answers(self, attempt: _Attempt, failure: _Failure) -> bool:
+        """Whether a failure is one of the parallel branches that the attempt resumes."""
+        if attempt.command.command_id in failure.answered_by:
+            return False
         in_time = failure.reported_at <= attempt.began_at + _BRANCH_GRACE_S
-        return in_time and not attempt.told and attempt.command.command_id not in failure.answered_by
+        return failure.enrolled == attempt.command.command_id or (in_time and not attempt.told)
+
+    def _follow(self, attempt: _Attempt, failure: _Failure) -> tuple[Command, float]:
+        command = attempt.command
+        if failure.enrolled != command.command_id:
+            attempt.parts += 1
+        failure.answered_by.add(command.command_id)
+        return command, self._until_begin_s(command)
 
     def _until_begin_s(self, command: Command) -> float:
         return max(0.0, (command.not_before - self._clock.now()).total_seconds())

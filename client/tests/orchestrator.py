@@ -49,15 +49,16 @@ class Heard:
     def command(self, *changes: tuple[str, str], attempt: int = 1, **fields: Any) -> ResumeCommand:
         """A command that answers it; `changes` are (kind, parameters as JSON text)."""
         failure = self.failure
-        return command(
-            *changes,
-            tenant_id=failure.tenant_id,
-            execution_id=failure.execution_id,
-            failure_id=failure.failure_id or "",
-            offset=self.offset,
-            attempt=attempt,
-            **{"checkpoint": failure.checkpoint or Checkpoint(id="none"), "agent_id": failure.agent.id} | fields,
-        )
+        values = {
+            "tenant_id": failure.tenant_id,
+            "execution_id": failure.execution_id,
+            "failure_id": failure.failure_id or "",
+            "agent_id": failure.agent.id,
+            "checkpoint": failure.checkpoint or Checkpoint(id="none"),
+            "offset": self.offset,
+            "attempt": attempt,
+        }
+        return command(*changes, **values | fields)
 
 
 def command(
