@@ -24,15 +24,18 @@ class BrokerClock:
         """(broker's ms, local monotonic s)"""
         self._last_ms = 0
         self._asked_s = 0.0
+        self._waiting = False
 
     def tick(self) -> None:
         """Ask for the time once a second. Never blocks."""
-        if time.monotonic() - self._asked_s >= _EVERY_S:
-            self._asked_s = time.monotonic()
+        # One at a time: a batch of those that pile up while the broker is away would exceed the topic's limit.
+        if not self._waiting and time.monotonic() - self._asked_s >= _EVERY_S:
+            self._asked_s, self._waiting = time.monotonic(), True
             self._producer.produce(TICKS.name, value=b"", partition=0, on_delivery=self._on_delivery)
         self._producer.poll(0)
 
     def _on_delivery(self, error: KafkaError | None, message: Message) -> None:
+        self._waiting = False
         if error is None:
             with self._lock:
                 self._tick = (message.timestamp()[1], time.monotonic())

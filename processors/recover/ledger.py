@@ -163,11 +163,13 @@ class Ledger:
         fire_until: int = 0,
         max_fired: int = 200,
         suspects: frozenset[tuple[str, int]] = frozenset(),
+        breaks: bool = False,
     ) -> Staged:
         """What `batch`, then the deadlines up to `fire_until`, make of this state.
 
         Per topic the batch is a run of offsets without gaps. `suspects`: (topic, offset) of records whose
-        outputs the broker refused: they become dead letters.
+        outputs the broker refused: they become dead letters. `breaks`: the same for deadlines, whose recoveries
+        end as internal errors.
         """
         staging = _Staging(self, now, suspects)
         for raw in turns(batch):
@@ -177,7 +179,7 @@ class Ledger:
             if position > self.applied.get(raw.topic, 0):
                 staging.out.applied[raw.topic] = position
         for key in self._fired(fire_until, max_fired):
-            staging.fire(key)
+            staging.fire(key, Broken("the broker refused what it caused") if breaks else Due())
         return staging.finish()
 
     def _fired(self, until: int, limit: int) -> list[str]:
@@ -232,9 +234,9 @@ class _Staging:
             self._bury(raw, DeadLetterReason.HANDLER_ERROR, type(error).__name__)
         return None
 
-    def fire(self, key: str) -> None:
+    def fire(self, key: str, event: Due | Broken) -> None:
         try:
-            self._step(key, Due(), self._now)
+            self._step(key, event, self._now)
         except Exception as error:
             # Its deadline would come back for ever: a person gets it instead.
             self._step(key, Broken(type(error).__name__), self._now)

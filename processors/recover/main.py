@@ -191,10 +191,11 @@ class Worker:
 
     def _take_over_again(self) -> None:
         """After a doubt, and only after a poll: that one tells a member that was voted out."""
-        for lane in self._lanes.values():
-            if lane.writer.ready or time.monotonic() < lane.retry_at_s:
-                continue
-            self._take_over(lane)
+        now_s = time.monotonic()
+        lost = [lane for lane in self._lanes.values() if not lane.writer.ready and now_s >= lane.retry_at_s]
+        for future in [self._pool.submit(self._take_over, lane) for lane in lost]:
+            future.result()
+        for lane in lost:
             if lane.writer.ready:
                 lane.forget_read()
                 for topic in RECOVER_INPUTS:

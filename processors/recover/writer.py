@@ -77,6 +77,10 @@ class Writer:
         """Topic to the next offset to be consumed; the group's view, which the ledger's may be ahead of."""
         self.limit = MAX_BATCH
         self.suspects: frozenset[tuple[str, int]] = frozenset()
+        self._hunted: frozenset[tuple[str, int]] = frozenset()
+        """Records of a poisoned transaction, one of which is the cause."""
+        self._breaks = False
+        """What one deadline says is refused: its recovery ends with less."""
         self._settings = settings
         self._policies = policies
         self._partitions = partitions
@@ -119,7 +123,13 @@ class Writer:
 
     def _new_producer(self) -> Producer:
         name = f"{self._settings.app}-recover-{self.partition}"
-        extra: dict[str, Any] = {"client.id": name, "message.timeout.ms": 10_000, "compression.type": "lz4"}
+        extra: dict[str, Any] = {
+            "client.id": name,
+            "message.timeout.ms": 10_000,
+            "compression.type": "lz4",
+            # A topic's size limit holds for a whole batch; the smallest topics allow 64 KiB.
+            "batch.size": 48_000,
+        }
         if self.transactional:
             extra |= {"transactional.id": name, "transaction.timeout.ms": _TRANSACTION_MS}
         producer = Producer(self._settings.producer(**extra))
@@ -193,7 +203,9 @@ class Writer:
 
     def transact(self, batch: Sequence[Raw], now: int, fire_until: int, consumer: Consumer, metadata: Any) -> Staged:
         """One batch as one transaction; when this returns, it is committed. Raises DoubtError."""
-        staged = self.ledger.stage(batch, now, fire_until=fire_until, max_fired=self.limit, suspects=self.suspects)
+        staged = self.ledger.stage(
+            batch, now, fire_until=fire_until, max_fired=self.limit, suspects=self.suspects, breaks=self._breaks
+        )
         for raw in batch:
             self.positions[raw.topic] = max(raw.offset + 1, self.positions.get(raw.topic, 0))
         offsets = [TopicPartition(topic, self.partition, offset) for topic, offset in self.positions.items()]
@@ -209,10 +221,13 @@ class Writer:
                 self._publish(producer, staged)
                 consumer.commit(offsets=offsets, asynchronous=False)
         except (KafkaException, BufferError) as error:
-            raise self._doubt(error) from error
+            raise self._doubt(producer, error) from error
         failpoints.hit("recover.committed")
         self.ledger.commit(staged)
-        self.limit, self.suspects = min(MAX_BATCH, self.limit * 2), frozenset()
+        self._hunted -= {(raw.topic, raw.offset) for raw in batch}
+        self.limit = max(1, min(self.limit, len(self._hunted) // 2)) if self._hunted else MAX_BATCH
+        self.suspects &= self._hunted
+        self._breaks = False
         return staged
 
     def _commit(self, producer: Producer, staged: Staged, offsets: list[TopicPartition], metadata: Any) -> None:
@@ -247,20 +262,25 @@ class Writer:
         producer.poll(0)
 
     def _on_delivery(self, error: KafkaError | None, message: KafkaMessage) -> None:
-        self._refused = self._refused or delivery_error(error, message)
+        problem = delivery_error(error, message)
+        # The messages behind a refused one fail too, for its sake and sometimes before it.
+        if problem is not None and (self._refused is None or problem.code() in _POISON):
+            self._refused = problem
 
-    def _doubt(self, error: BaseException) -> DoubtError:
+    def _doubt(self, producer: Producer, error: BaseException) -> DoubtError:
+        producer.purge()
+        producer.flush(1)
         cause = self._refused or (error.args[0] if error.args else None)
         poison = isinstance(cause, KafkaError) and cause.code() in _POISON
         return DoubtError(str(cause), poison=poison)
 
     def bisect(self, batch: Sequence[Raw]) -> None:
         """After a poisoned transaction: the next ones are smaller; of one record, that record is the cause."""
-        if len(batch) > 1:
-            self.limit = max(1, min(self.limit, len(batch)) // 2)
-        else:
-            self.limit = 1
-            self.suspects |= {(raw.topic, raw.offset) for raw in batch}
+        self._hunted = frozenset((raw.topic, raw.offset) for raw in batch)
+        self._breaks = not batch and self.limit == 1
+        self.limit = max(1, len(batch) // 2)
+        if len(batch) == 1:
+            self.suspects |= self._hunted
 
 
 def ends(admin: AdminClient, asked: list[TopicPartition], isolation: IsolationLevel) -> dict[TopicPartition, int]:

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+import orjson
 from confluent_kafka import OFFSET_BEGINNING, Consumer, IsolationLevel, KafkaError, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec
 from recover_world import option
@@ -22,6 +23,7 @@ from schemas.records import (
     Classification,
     Event,
     FailureEvent,
+    Option,
     Origin,
     RecoveryOptions,
     ResumeCommand,
@@ -63,6 +65,8 @@ class Load:
         self.producer = Producer(settings.producer())
         self.failed: dict[str, tuple[int, int]] = {}
         self.answered: set[str] = set()
+        self.text: dict[int, str] = {}
+        """Prompts that some runs get."""
 
     def run(self, n: int) -> str:
         return f"run-{n}"
@@ -96,10 +100,15 @@ class Load:
             tenant_id=self.tenant, execution_id=self.run(n), failure_id="f1",
             origin=Origin(partition=partition, offset=offset),
             classification=Classification(category=Category.TOOL_FAILURE, subtype="timeout"),
-            options=tuple(option(strategy) for strategy in LADDER),
+            options=self._options(n),
             rules_version="r", catalogue_version="c", decided_at=from_epoch_ms(0),
         )  # fmt: skip
         self.send(OPTIONS[Category.TOOL_FAILURE].name, record)
+
+    def _options(self, n: int) -> tuple[Option, ...]:
+        if text := self.text.get(n):
+            return (option(Strategy.CONSTRAINT_INJECTION, parameters=orjson.dumps({"text": text}).decode()),)
+        return tuple(option(strategy) for strategy in LADDER)
 
     def send(self, topic: str, record: Event, times: int = 1) -> None:
         message = codec.encode(BY_NAME[topic], record, source="test")
