@@ -153,6 +153,12 @@ def _to_text(value: Any) -> Any:
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
+def _from_hex(value: Any, info: ValidationInfo) -> Any:
+    """JSON has no bytes: they travel as hexadecimal digits there."""
+    natural = info.context and info.context.get("natural_json")
+    return bytes.fromhex(value) if natural and isinstance(value, str) else value
+
+
 T = TypeVar("T")
 Many = Annotated[tuple[T, ...], Strict(False)]
 """A list on the wire, a tuple here."""
@@ -163,6 +169,7 @@ TenantId = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
 Id = Annotated[str, Field(min_length=1, max_length=256, pattern=r"^[^\x00-\x1f\x7f]+$")]
 Code = Annotated[str, BeforeValidator(_to_text)]
 JsonText = Annotated[str, BeforeValidator(_to_json_text), PlainSerializer(_from_json_text)]
+Bytes = Annotated[bytes, BeforeValidator(_from_hex)]
 UtcMs = Annotated[datetime, BeforeValidator(_to_utc_ms)]
 Count = Annotated[int, Field(ge=0, le=2**53)]
 Amount = Annotated[float, Field(ge=0)]

@@ -6,6 +6,7 @@ from pydantic import Field
 
 from schemas.records.base import (
     Amount,
+    Bytes,
     Count,
     Event,
     Id,
@@ -247,10 +248,10 @@ class DeadLetter(Event):
     origin_topic: str
     origin_partition: Count
     origin_offset: Count
-    origin_key: bytes | None = None
+    origin_key: Bytes | None = None
     sha256: str
     size_bytes: Count
-    payload: bytes | None = None
+    payload: Bytes | None = None
     """Kept where a replay makes sense (unknown_schema, handler_error)."""
     content_type: str | None = None
     died_at: UtcMs
