@@ -151,7 +151,7 @@ class EmbeddedEngine:
     def close(self) -> None:
         """Stop answering and let go of the folder; safe to call twice."""
         if self._server is not None:
-            self._server.close()
+            self._server.close(lambda: self.client.command("KILL QUERY WHERE query_id != queryID() ASYNC"))
         if self.client is not None:
             self.client.close()
         if self._file is not None:

@@ -7,6 +7,7 @@ import contextlib
 import hmac
 import re
 import threading
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Final
@@ -25,6 +26,7 @@ _LIMITS: Final = {
 _ERROR_CODE: Final = re.compile(r"Code: (\d+)")
 _FORMAT: Final = re.compile(r"\bFORMAT\s+(\w+)\s*;?\s*$", re.IGNORECASE)
 _UNKNOWN_ERROR: Final = "1000"
+_PATIENCE_S: Final = 0.1
 
 
 class ReadOnlyServer(ThreadingHTTPServer):
@@ -50,13 +52,14 @@ class ReadOnlyServer(ThreadingHTTPServer):
             engine.query(f"SET {name} = {value}")
         return engine
 
-    def close(self) -> None:
-        """Stop answering, when the queries that run have ended; safe to call twice."""
+    def close(self, cancel: Callable[[], object]) -> None:
+        """Stop answering; safe to call twice. `cancel` ends the queries that run."""
         self.shutdown()
         self.server_close()
         # chDB crashes the process where the engine is closed under an open handle.
         for connection in tuple(self.connections):
-            connection.release()
+            while not connection.release(_PATIENCE_S):
+                cancel()
 
 
 class _Connection(BaseHTTPRequestHandler):
@@ -77,14 +80,19 @@ class _Connection(BaseHTTPRequestHandler):
         with contextlib.suppress(OSError):
             super().finish()
 
-    def release(self) -> None:
-        """Close the handle, when its query has ended; there is none after that."""
-        with self._lock:
+    def release(self, timeout_s: float = -1) -> bool:
+        """Close the handle, and open none after that. False where its query still runs after the timeout."""
+        if not self._lock.acquire(timeout=timeout_s):
+            return False
+        try:
             self._released = True
             if self._engine is not None:
                 self._engine.close()
             self._engine = None
+        finally:
+            self._lock.release()
         self.server.connections.discard(self)
+        return True
 
     def do_GET(self) -> None:
         self._answer(b"")
