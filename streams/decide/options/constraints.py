@@ -85,11 +85,19 @@ def _demand(context: Context) -> Demand:
         for field, constraint in constraints.items()
         if isinstance(constraint, dict) and field not in RULES_KEYS and not whole
     }
-    rules = _violated(context, fields) or tuple(_rule(field, fields[field]) for field in list(fields)[:MAX_FIELDS])
+    said = _properties(constraints) if whole else fields
+    rules = _violated(context, said) or tuple(_rule(field, said[field]) for field in list(said)[:MAX_FIELDS])
     schema = without_annotations(constraints) if whole else _output_schema(fields, rules)
     if schema is not None and len(dumps(schema)) > MAX_SCHEMA_CHARS:
         schema = None
     return Demand(rules, schema)
+
+
+def _properties(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of an object's schema, as far as each can be said without the rest of it."""
+    properties = schema.get("properties")
+    fields = properties.items() if isinstance(properties, dict) else ()
+    return {field: part for field, part in fields if isinstance(part, dict) and "$ref" not in part}
 
 
 def _violated(context: Context, fields: Mapping[str, Any]) -> tuple[Rule, ...]:

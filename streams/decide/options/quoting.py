@@ -26,8 +26,9 @@ MAX_LISTED: Final = 50
 
 _PLAIN_NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9]{0,23}(?:[_.-][A-Za-z0-9]{1,24}|\.\*){0,2}", re.ASCII)
 """A field's name that needs no quotes: at most three words, too few to say anything."""
-_TAGS: Final = str.maketrans({"<": "\\u003c", ">": "\\u003e"})
-"""Markup and chat-template tokens (`<|im_start|>`, `</system>`) are recognised in plain text by some runtimes."""
+_TAG: Final = re.compile(r"<(?![\s\d=])")
+"""Where markup or a chat-template token (`</system>`, `<|im_start|>`) may begin: some runtimes act on them in plain
+text. `end < start` and `<= 3` stay readable."""
 
 
 def clean(text: str, limit: int = MAX_VALUE_CHARS) -> str:
@@ -56,7 +57,7 @@ def quoted(value: Any, limit: int = MAX_VALUE_CHARS) -> str:
         return number(value) if math.isfinite(value) else quoted(str(value))
     if not isinstance(value, str):
         value = orjson.dumps(value, option=orjson.OPT_NON_STR_KEYS).decode()
-    return json.dumps(clean(value, limit), ensure_ascii=False).translate(_TAGS)
+    return _TAG.sub(r"\\u003c", json.dumps(clean(value, limit), ensure_ascii=False))
 
 
 def number(value: float) -> str:

@@ -25,7 +25,7 @@ def forbids_repeat(context: Context) -> str | None:
     if event.tool_response is not None and event.tool_response.idempotency_key:
         return None
     executed = context.details.get("call_may_have_executed")
-    if executed is None:
+    if not isinstance(executed, bool):
         executed = context.verdict.subtype in _MAY_HAVE_EXECUTED
     if not executed:
         return None

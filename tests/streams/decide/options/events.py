@@ -67,12 +67,16 @@ VIOLATIONS = st.fixed_dictionaries(
     },
 )
 _DETAIL_KEYS = (
-    *("field", "tool", "status", "code", "retry_after_s", "call_may_have_executed", "assumption", "correct_value"),
+    *("field", "tool", "status", "code", "retry_after_s", "assumption", "correct_value"),
     *("missing_steps", "call_fingerprint", "limit", "measured", "unit", "nearest", "known", "identifier", "timeout_s"),
 )
 DETAILS = st.fixed_dictionaries(
     {},
-    optional={"violations": st.lists(VIOLATIONS, max_size=3) | VALUES, **dict.fromkeys(_DETAIL_KEYS, VALUES | TEXTS)},
+    optional={
+        **dict.fromkeys(_DETAIL_KEYS, VALUES | TEXTS),
+        "call_may_have_executed": st.booleans() | VALUES,
+        "violations": st.lists(VIOLATIONS, max_size=3) | VALUES,
+    },
 )
 AMOUNTS = st.none() | st.floats(0, allow_nan=False, allow_infinity=False)
 COUNTS = st.none() | st.integers(0, 2**53)

@@ -41,7 +41,7 @@ def placed(fields: dict[str, Any]) -> dict[str, Any]:
     return output
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(CONSTRAINTS, st.data())
 def test_the_demanded_schema_refuses_every_output_that_was_refused(constraints: dict[str, Any], data: Any) -> None:
     output = placed({field: data.draw(VALUES) for field in constraints if data.draw(st.integers(0, 9))})

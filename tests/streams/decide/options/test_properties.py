@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
+import orjson
 from events import KIND_OF, classifications, events
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,6 +15,7 @@ from schemas.records import (
     Classification,
     ConfidenceRow,
     FailureEvent,
+    FailureOrigin,
     Origin,
     Severity,
     SideEffects,
@@ -28,6 +30,18 @@ MAX_PARAMETERS_CHARS = 64 * 1024
 """More than this recover refuses."""
 MAX_OPTIONS_CHARS = 200_000
 """Well under the 512 KiB of a record on recovery.options, whatever the failure held."""
+
+
+def _may_have_had_its_effect(event: FailureEvent, verdict: Classification) -> bool:
+    keyed = event.tool_response is not None and event.tool_response.idempotency_key
+    return (
+        verdict.category is Category.TOOL_FAILURE
+        and event.side_effects_since_checkpoint is SideEffects.UNKNOWN
+        and event.origin is not FailureOrigin.MODEL
+        and not keyed
+        and orjson.loads(verdict.details).get("call_may_have_executed") is True
+    )
+
 
 rows = st.builds(
     lambda subtype, strategy, samples, successes: ConfidenceRow(
@@ -48,7 +62,7 @@ rows = st.builds(
 rates = st.lists(rows, max_size=6).map(Rates.of)
 
 
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=600, deadline=None)
 @given(events, classifications, rates)
 def test_options_of_any_failure(event: FailureEvent, verdict: Classification, known: Rates) -> None:
     offered = options(event, verdict, shipped(), known, now=NOW)
@@ -69,10 +83,12 @@ def test_options_of_any_failure(event: FailureEvent, verdict: Classification, kn
             assert KIND_OF[option.strategy] in event.agent.capabilities
     if event.side_effects_since_checkpoint is SideEffects.UNSAFE or verdict.category is Category.UNCLASSIFIED:
         assert automatic == []
+    if _may_have_had_its_effect(event, verdict):
+        assert automatic == []
     assert sum(len(option.parameters) + len(option.why) for option in offered) < MAX_OPTIONS_CHARS
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(events, rates)
 def test_any_failure_gets_a_decision(event: FailureEvent, known: Rates) -> None:
     """Through the real classifier; equal arguments give an equal decision."""

@@ -105,8 +105,7 @@ def check(evidence: str) -> None:
     texts = prose(evidence)
     assert {(which, skeleton(text)) for which, text in texts} <= TEMPLATES
     for _, text in texts:
-        assert "<" not in text
-        assert ">" not in text.replace(">=", "")
+        assert not re.search(r"<[^\s\d=]", text)
         for literal in LITERAL.findall(text):
             shown = json.loads(literal)
             assert len(shown) <= 400
@@ -118,7 +117,7 @@ def test_known_injections_change_no_word_of_ours(evidence: str) -> None:
     check(evidence)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.text(max_size=300))
 @example('"')
 @example("\\")
