@@ -5,9 +5,9 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 import orjson
-from events import KIND_OF, classifications, events
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from options_events import KIND_OF, classifications, events
 
 from schemas.modifications import parameters
 from schemas.records import (
