@@ -8,9 +8,12 @@ from typing import Final
 from schemas.records import Strategy
 from streams.decide.options.constraints import Demand, demand
 from streams.decide.options.context import Context, Generator, Remedy, dumps
-from streams.decide.options.quoting import listed, name, with_note
+from streams.decide.options.names import wrong_name
+from streams.decide.options.quoting import listed, name, quoted, with_note
 
 UNABLE: Final = "output 'UNABLE_TO_COMPLETE' instead."
+_UNSAID_FACTOR: Final = 0.9
+"""Of constraint_injection's confidence, where the runtime did not share the constraint itself."""
 _NO_NAME: Final = re.compile(r"[^A-Za-z0-9_-]+", re.ASCII)
 
 
@@ -29,7 +32,7 @@ def constraint_injection(context: Context) -> Remedy | None:
         return _known_tools_only(context)
     wanted = demand(context)
     if not wanted.rules:
-        return _well_formed(context)
+        return _said_by_the_check(context)
     lines = [f"IMPORTANT: {rule.shown} {rule.must}. {rule.never}" for rule in wanted.rules]
     field = wanted.rules[0].field if len(lines) == 1 else ""
     text = with_note(
@@ -38,25 +41,34 @@ def constraint_injection(context: Context) -> Remedy | None:
     return Remedy(dumps({"text": text}), f"Says to the model what its output broke ({_fields(wanted)}).")
 
 
-def _known_tools_only(context: Context) -> Remedy | None:
+def _known_tools_only(context: Context) -> Remedy:
     tools = context.event.execution.tools if context.event.execution is not None else ()
-    if not tools:
-        return None
-    text = with_note(
-        f"IMPORTANT: The only tools are {listed(tools)}. Never call any other tool.",
+    wrong = wrong_name(context)
+    lines = [
+        f"IMPORTANT: There is no tool {name(wrong)}." if wrong else "IMPORTANT: You called a tool that does not exist.",
+        f"The only tools are {listed(tools)}. Never call any other tool."
+        if tools
+        else "Never call a tool that you were not given; use their exact names.",
         f"If none of them can do what you need, {UNABLE}",
+    ]
+    why = (
+        "Names the tools that exist." if tools else "Says which tool does not exist; the runtime did not say which do."
     )
-    return Remedy(dumps({"text": text}), "Names the tools that exist.")
+    return Remedy(dumps({"text": with_note(*lines)}), why, 1.0 if tools else _UNSAID_FACTOR)
 
 
-def _well_formed(context: Context) -> Remedy | None:
-    if context.verdict.subtype != "format_violation":
-        return None
-    text = (
-        "IMPORTANT: Output exactly one answer in the required format, complete and without any text around it. "
-        f"Never output anything else. If you cannot, {UNABLE}"
+def _said_by_the_check(context: Context) -> Remedy:
+    """Where no constraint is known, what the check said takes its place."""
+    said = context.message
+    text = with_note(
+        "IMPORTANT: The last output was refused by its check. Output exactly one answer in the required form, complete "
+        "and without any text around it.",
+        f"The check said: {quoted(said, 400)}" if said else "",
+        f"If you cannot give an answer that passes, {UNABLE}",
     )
-    return Remedy(dumps({"text": text}), "Asks for nothing but the required format.")
+    return Remedy(
+        dumps({"text": text}), "Says to the model what its output broke, as the check said it.", _UNSAID_FACTOR
+    )
 
 
 def validation_tool(context: Context) -> Remedy | None:

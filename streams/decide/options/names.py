@@ -28,7 +28,7 @@ _NOT_CLOSE_FACTOR: Final = 0.8
 
 def correct_identifier(context: Context) -> Remedy | None:
     """The closest existing name in place of the wrong one; where none is close, the names to choose from."""
-    wrong = _wrong(context)
+    wrong = wrong_name(context)
     if wrong is None:
         return None
     known = _known(context)
@@ -46,7 +46,8 @@ def correct_identifier(context: Context) -> Remedy | None:
     return Remedy(dumps({**parameters, "text": with_note(text)}), "Names what exists.", _NOT_CLOSE_FACTOR)
 
 
-def _wrong(context: Context) -> str | None:
+def wrong_name(context: Context) -> str | None:
+    """The name that does not exist, where the evidence says it."""
     for key in ("identifier", "wrong", "name", "actual_value", "resource"):
         if value := context.detail(key):
             return value[:256]

@@ -326,3 +326,33 @@ def test_cost_and_time_follow_tokens_prices_and_durations_where_they_are_known()
 def test_a_person_is_told_what_to_decide() -> None:
     assert "Top up the account" in tool("quota_exhausted")[Strategy.ASK_HUMAN].why
     assert "the same code fails again" in logic("runtime_error")[Strategy.ASK_HUMAN].why
+
+
+@pytest.mark.parametrize(
+    ("category", "subtype", "message", "best", "said"),
+    [
+        (
+            Category.HALLUCINATION,
+            "enum_violation",
+            "'urgent' is not one of ['low', 'high']",
+            "constraint_injection",
+            "'low'",
+        ),
+        (Category.HALLUCINATION, "format_violation", "'id' is a required property", "constraint_injection", "'id'"),
+        (
+            Category.HALLUCINATION,
+            "unknown_tool",
+            "Function show_tables not found",
+            "constraint_injection",
+            "show_tables",
+        ),
+        (Category.HALLUCINATION, "unknown_identifier", "no such column: nmae", "repair_arguments", "nmae"),
+        (Category.TOOL_FAILURE, "invalid_request", "max_tokens must be positive", "repair_arguments", "max_tokens"),
+    ],
+)
+def test_a_failure_known_by_its_message_alone_still_has_a_remedy(
+    category: Category, subtype: str, message: str, best: str, said: str
+) -> None:
+    first = next(iter(offered(category, subtype, error={"message": message}).values()))
+    assert first.strategy == best
+    assert said in made(first)["text"]
