@@ -25,7 +25,7 @@ CREATE TABLE IF NOT EXISTS audit_events
     cost_microusd UInt64,
     duration_s    Float64,
     traceparent   String                  COMMENT 'W3C trace context that came with the record',
-    body          String                  COMMENT 'The decoded record as JSON; empty where malformed' CODEC(ZSTD(3)),
+    body          String                  COMMENT 'The decoded record as JSON, secrets masked; empty where malformed' CODEC(ZSTD(3)),
     sha256        FixedString(32)         COMMENT 'Digest of the bytes on the topic',
     size_bytes    UInt32                  COMMENT 'Size of the bytes on the topic',
     INDEX by_execution execution_id TYPE bloom_filter GRANULARITY 1,
