@@ -119,8 +119,12 @@ def decode(topic: str, value: bytes | None, headers: Headers | None = None) -> D
     result = _decode_avro(spec, value) if value.startswith(_MAGIC) else _decode_json(spec, value)
     if isinstance(result, Malformed):
         return result
-    trace = tuple((k, v if isinstance(v, bytes) else v.encode()) for k, v in headers or () if k in _CARRIED and v)
-    return Decoded(result, "avro" if value.startswith(_MAGIC) else "json", trace)
+    return Decoded(result, "avro" if value.startswith(_MAGIC) else "json", _trace(headers or ()))
+
+
+def _trace(headers: Headers) -> tuple[tuple[str, bytes], ...]:
+    found = ((name, value) for name, value in headers if name in _CARRIED and value)
+    return tuple((name, v if isinstance(v, bytes) else v.encode(errors="replace")) for name, v in found)
 
 
 def _decode_avro(spec: Topic, value: bytes) -> Event | Malformed:
