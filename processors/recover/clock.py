@@ -6,12 +6,13 @@ import threading
 import time
 from typing import Final
 
-from confluent_kafka import KafkaError, Message, Producer
+from confluent_kafka import TIMESTAMP_LOG_APPEND_TIME, KafkaError, Message, Producer
 
 from ops.runtime.settings import Settings
 from schemas.topics import TICKS
 
 _EVERY_S: Final = 1.0
+_MOCK_MS: Final = 1_000_000_000_000
 
 
 class BrokerClock:
@@ -37,8 +38,12 @@ class BrokerClock:
     def _on_delivery(self, error: KafkaError | None, message: Message) -> None:
         self._waiting = False
         if error is None:
+            kind, broker_ms = message.timestamp()
+            if kind != TIMESTAMP_LOG_APPEND_TIME or broker_ms < _MOCK_MS:
+                # librdkafka's in-process broker says that it is 1970; it is on this machine.
+                broker_ms = int(time.time() * 1000)
             with self._lock:
-                self._tick = (message.timestamp()[1], time.monotonic())
+                self._tick = (broker_ms, time.monotonic())
 
     def wait(self, timeout_s: float) -> bool:
         """Whether the time is known, waiting for it up to `timeout_s`."""
