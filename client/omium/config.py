@@ -29,7 +29,8 @@ def _common(bootstrap: str, kafka: Mapping[str, Any]) -> dict[str, Any]:
         # A broker that restarts is found again at once: a step waits two seconds only.
         "reconnect.backoff.ms": 50,
         "reconnect.backoff.max.ms": 1000,
-        "log.connection.close": False,
+        # A broker that is gone would fill the agent's log, several lines a second: the inbox says it once a minute.
+        "log_level": 2,
         "logger": _log,
         **given,
     }

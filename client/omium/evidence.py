@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from omium.records import (
     Budget,
@@ -26,6 +26,7 @@ from omium.records import (
     Metrics,
     ToolCall,
     ToolResponse,
+    UtcMs,
     Value,
 )
 
@@ -316,32 +317,55 @@ def checkpoint(given: Any) -> dict[str, Any] | None:
 
 
 def failure_fields(error: BaseException | str | None, evidence: Evidence) -> dict[str, Any]:
-    """Fields of a FailureEvent, ready for Avro: all but the identities."""
+    """Fields of a FailureEvent, ready for Avro: all but the identities. What does not fit is left out."""
+    given: Mapping[str, Any] = evidence
+    exception = error if isinstance(error, BaseException) else None
+    makers: dict[str, Callable[[Any], Any]] = {
+        **{name: partial(_free_form, name=name, constraints=given.get("constraints")) for name in FREE_FORM_BYTES},
+        "metrics": partial(_valid, Metrics, name="metrics"),
+        "budget": partial(_valid, Budget, name="budget"),
+        "checkpoint": checkpoint,
+        "execution": _execution,
+        "calls": _calls,
+        "required_steps": _texts,
+        "subject_ids": _texts,
+        "step": lambda value: clean(str(value), TEXT_BYTES),
+        "occurred_at": _TIME.validate_python,
+        **{name: partial(_symbol, name) for name in _SYMBOLS},
+    }
     record: dict[str, Any] = {}
     if error is not None:
         record["error"] = error_info(error).model_dump(by_alias=True)
-    output = evidence.get("output")
-    limit_bytes = FREE_FORM_BYTES["output"]
-    for name, limit_bytes in FREE_FORM_BYTES.items():
-        value = evidence.get(name)
-        if name == "output" and output is not None:
-            value = constrained(output, evidence.get("constraints"))
-        if value is not None:
-            record[name] = json_text(value, limit_bytes, name)
-    exception = error if isinstance(error, BaseException) else None
-    record["tool_response"] = tool_response(evidence.get("tool_response"), exception)
-    record["metrics"] = _valid(Metrics, evidence.get("metrics"), "metrics")
-    record["budget"] = _valid(Budget, evidence.get("budget"), "budget")
-    record["checkpoint"] = checkpoint(evidence.get("checkpoint"))
-    record["execution"] = _execution(evidence.get("execution"))
-    calls = [_valid(ToolCall, call, "calls") for call in list(evidence.get("calls", ()))[-LISTED:]]
-    record["calls"] = [{k: clean(v, TEXT_BYTES) if isinstance(v, str) else v for k, v in c.items()} for c in calls if c]
-    record["required_steps"] = _texts(evidence.get("required_steps", ()))
-    record["subject_ids"] = _texts(evidence.get("subject_ids", ()))
-    for name, allowed in _SYMBOLS.items():
-        if (symbol := evidence.get(name)) in allowed:
-            record["side_effects_since_checkpoint" if name == "side_effects" else name] = symbol
+    record["tool_response"] = _made(
+        "tool_response", partial(tool_response, error=exception), given.get("tool_response")
+    )
+    for name, make in makers.items():
+        if given.get(name) is not None:
+            record[_FIELDS.get(name, name)] = _made(name, make, given[name])
     return {name: value for name, value in record.items() if value is not None}
+
+
+def _made(name: str, make: Callable[[Any], Any], given: Any) -> Any:
+    try:
+        return make(given)
+    except Exception as error:
+        _log.warning("omium: %s is not sent: %s", name, type(error).__name__)
+        return None
+
+
+def _free_form(value: Any, *, name: str, constraints: Any) -> str | None:
+    if name == "output":
+        value = constrained(value, constraints)
+    return json_text(value, FREE_FORM_BYTES[name], name)
+
+
+def _symbol(name: str, value: Any) -> str | None:
+    return value if value in _SYMBOLS[name] else None
+
+
+def _calls(given: Any) -> list[dict[str, Any]]:
+    calls = [_valid(ToolCall, call, "calls") for call in list(given)[-LISTED:]]
+    return [{k: clean(v, TEXT_BYTES) if isinstance(v, str) else v for k, v in call.items()} for call in calls if call]
 
 
 _SYMBOLS: Final = {
@@ -349,6 +373,8 @@ _SYMBOLS: Final = {
     "protocol": ("none", "http", "mcp", "a2a", "grpc"),
     "side_effects": ("unknown", "none", "idempotent", "unsafe"),
 }
+_TIME: Final = TypeAdapter(UtcMs)
+_FIELDS: Final = {"side_effects": "side_effects_since_checkpoint"}
 
 
 def _execution(given: Any) -> dict[str, Any] | None:

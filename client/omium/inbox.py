@@ -32,6 +32,7 @@ _log = logging.getLogger("omium")
 _POLL_S: Final = 0.1
 _PATIENCE_S: Final = 10.0
 _KEPT: Final = 16
+_QUIET_S: Final = 60.0
 
 
 class Waiter:
@@ -82,6 +83,7 @@ class Inbox:
         self.positioned = threading.Event()
         self.undecodable = 0
         self._down = False
+        self._said_at = float("-inf")
 
     def start(self) -> None:
         """Start the thread that reads."""
@@ -100,6 +102,9 @@ class Inbox:
 
     def _on_error(self, error: KafkaError) -> None:
         self._down = self._down or error.code() == KafkaError._ALL_BROKERS_DOWN
+        if time.monotonic() >= self._said_at + _QUIET_S:
+            self._said_at = time.monotonic()
+            _log.warning("omium: the broker: %s", error.str())
 
     def close(self) -> None:
         """Stop reading."""

@@ -170,9 +170,15 @@ class Modifications:
             self._used -= {n for n, change in enumerate(self._changes) if change.kind == kind}
             return None
 
-    def _item(self, kind: str, name: str, expected: type[T] | tuple[type, ...], default: Any) -> Any:
-        value = (self.get(kind) or {}).get(name)
-        return value if isinstance(value, expected) else default
+    def _item(self, kind: str, name: str, expected: type | tuple[type, ...], default: Any, *, use: bool = True) -> Any:
+        """One parameter; `default` where there is none such, or of another type: then nothing counts as used."""
+        for n, change in enumerate(self._changes):
+            value = change.parameters.get(name)
+            if change.kind == kind and isinstance(value, expected) and not isinstance(value, bool):
+                if use:
+                    self._used.add(n)
+                return value
+        return default
 
     # -- the model ----------------------------------------------------------------------------------
 
@@ -194,7 +200,7 @@ class Modifications:
 
     def provider(self, default: str | None = None) -> str | None:
         """Provider of the model to run with."""
-        provider = self._item("set_model", "provider", str, default)
+        provider = self._item("set_model", "provider", str, default, use=False)
         return None if provider is None else str(provider)
 
     def output_schema(self) -> OutputSchema | None:
@@ -260,7 +266,7 @@ class Modifications:
 
     def sdk_retries(self, default: int) -> int:
         """How often your SDK may itself retry a call: one party owns the retries."""
-        return int(self._item("set_retry", "sdk_retries", int, default))
+        return int(self._item("set_retry", "sdk_retries", int, default, use=False))
 
     def polling(self) -> Polling | None:
         """Submit the call and poll for its result, at this pace; None: call as usual."""

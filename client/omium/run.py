@@ -117,15 +117,9 @@ class Run:
                 self._client.pending.ended(resumed_by, well=False)
             if "checkpoint" not in evidence and self.last_checkpoint is not None:
                 evidence["checkpoint"] = self.last_checkpoint
-            record = self._identity() | failure_fields(error, evidence)
-            record |= {
-                "failure_id": failure_id,
-                "occurred_at": evidence.get("occurred_at") or datetime.now(UTC),
-                "agent": self._client.agent.model_dump(),
-                "reply_format": "json",
-            }
-            if step := evidence.get("step"):
-                record["step"] = clean(step, TEXT_BYTES)
+            record = self._identity() | {"occurred_at": datetime.now(UTC)} | failure_fields(error, evidence)
+            # Commands as JSON: it can be read whatever version wrote them.
+            record |= {"failure_id": failure_id, "agent": self._client.agent.model_dump(), "reply_format": "json"}
             if self._environment:
                 record["environment"] = clean(self._environment, TEXT_BYTES)
             if resumed_by is not None:
