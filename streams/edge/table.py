@@ -177,6 +177,8 @@ def create_changelog(settings: Settings, topic: str) -> None:
     Raises ValueError where it exists with another number of partitions: rows would be looked for in the wrong one.
     """
     admin = AdminClient(settings.kafka())
+    if len(admin.list_topics(topic, timeout=_TIMEOUT_S).topics[topic].partitions) == settings.partitions:
+        return
     new = NewTopic(topic, settings.partitions, settings.replication, config={"cleanup.policy": "compact"})
     try:
         admin.create_topics([new], request_timeout=_TIMEOUT_S)[topic].result(_TIMEOUT_S)
