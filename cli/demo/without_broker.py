@@ -1,28 +1,44 @@
-"""`python -m cli.demo.without_broker WORKER`: a worker on librdkafka's in-process broker, which has no transactions."""
+"""`python -m cli.demo.without_broker WORKER`: a worker on librdkafka's in-process broker.
+
+That broker has no controller, so it neither creates topics nor tells their ids, and its transactions
+isolate nothing. Recover therefore works without them, and topics are identified by their names.
+"""
 
 from __future__ import annotations
 
 import sys
+import uuid
 
+from ops.runtime import logs
 from ops.runtime.settings import Settings
+from schemas.topics import AUDITED
+
+
+def _streams(settings: Settings) -> int:
+    from streams.main import run
+
+    return run(settings)
+
+
+def _recover(settings: Settings) -> int:
+    from processors.recover.main import run
+
+    return run(settings, transactional=False)
+
+
+def _audit(settings: Settings) -> int:
+    from processors.audit import main
+
+    names = {topic.name: uuid.uuid5(uuid.NAMESPACE_URL, topic.name) for topic in AUDITED}
+    main.Worker._describe = lambda _: names  # type: ignore[method-assign]
+    return main.run(settings)
 
 
 def main(worker: str) -> int:
-    """Run one worker; 64 where there is none of that name."""
+    """Run one worker."""
     settings = Settings()
-    if worker == "streams":
-        from streams.main import run as run_streams
-
-        return run_streams(settings)
-    if worker == "recover":
-        from processors.recover.main import run as run_recover
-
-        return run_recover(settings, transactional=False)
-    if worker == "audit":
-        from processors.audit.main import run as run_audit
-
-        return run_audit(settings)
-    return 64
+    logs.configure(settings)
+    return {"streams": _streams, "recover": _recover, "audit": _audit}[worker](settings)
 
 
 if __name__ == "__main__":

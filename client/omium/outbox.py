@@ -20,6 +20,9 @@ _IDLE_S: Final = 0.5
 # For what is purged at the end to be counted.
 _LAST_S: Final = 0.1
 
+_ANY_CLOCK_MS: Final = 10**12
+"""In 2001. librdkafka's in-process broker acknowledges with a time before it, which is no time."""
+
 
 class Outbox:
     """Sends messages in order. `post` never waits and never raises; what finds no room is dropped and counted."""
@@ -131,7 +134,7 @@ class Outbox:
     def _settled(self, posted_s: float, error: KafkaError | None, record: Delivered) -> None:
         if error is None:
             kind, appended_ms = record.timestamp()
-            if kind == TIMESTAMP_LOG_APPEND_TIME:
+            if kind == TIMESTAMP_LOG_APPEND_TIME and appended_ms > _ANY_CLOCK_MS:
                 self._clock.acknowledged(posted_s, appended_ms)
         else:
             _log.warning("omium: a record for %s was not delivered: %s", record.topic(), error)

@@ -147,6 +147,16 @@ def test_workers_killed_in_the_middle_cost_no_recovery(folder: Path) -> None:
         demo.kill()
 
 
+def test_without_java_it_runs_on_the_in_process_broker_and_says_so(folder: Path) -> None:
+    demo = Demo(folder, "--rounds", "1", "--in-memory")
+    try:
+        assert demo.end() == 0, demo.said()
+        assert "Nothing is guaranteed here and nothing is kept." in demo.said()
+        assert not (folder / "kafka").exists()
+    finally:
+        demo.kill()
+
+
 def test_it_ends_in_order_when_it_is_interrupted(folder: Path) -> None:
     demo = Demo(folder)
     try:

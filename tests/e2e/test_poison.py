@@ -15,7 +15,7 @@ from cli.demo.stack import Stack
 from cli.demo.work import WORKS
 from schemas.codec import Decoded, decode
 from schemas.records import DeadLetter
-from schemas.topics import AUDITED, DEAD_LETTERS, FAILURES, OPTION_TOPICS, RECOVER_INPUTS, SETTLED, Topic
+from schemas.topics import AUDITED, DEAD_LETTERS, RECOVER_INPUTS, SETTLED, Topic
 
 pytestmark = pytest.mark.integration
 INPUTS = (*RECOVER_INPUTS, SETTLED)
@@ -86,14 +86,7 @@ def test_nonsense_ends_as_one_dead_letter_each_and_stops_nobody(stack: Stack) ->
     assert stack.restarts == 0
 
 
-@pytest.mark.parametrize("topic", [FAILURES, *OPTION_TOPICS[:1], SETTLED], ids=lambda topic: topic.name)
-def test_an_oversized_message_is_refused_at_the_producer(stack: Stack, topic: Topic) -> None:
-    problem = produce(stack, topic, b"x" * (topic.max_message_bytes + 1), **{"message.max.bytes": 10_000_000})
-    assert problem is not None
-    assert problem.code() == KafkaError.MSG_SIZE_TOO_LARGE
-
-
-def test_every_topic_has_a_limit_that_the_broker_keeps(stack: Stack) -> None:
+def test_an_oversized_message_is_refused_at_the_producer(stack: Stack) -> None:
     for topic in AUDITED:
         problem = produce(stack, topic, b"x" * (topic.max_message_bytes + 1), **{"message.max.bytes": 10_000_000})
         assert problem is not None, topic.name
