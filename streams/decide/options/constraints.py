@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from typing import Any, Final, NamedTuple
 
 from schemas.records import parse_json_text
@@ -16,6 +17,8 @@ from streams.decide.options.context import Context, dumps
 from streams.decide.options.quoting import listed, name, quoted
 
 MAX_FIELDS: Final = 20
+_MAX_CONSTRAINTS: Final = 200
+"""As many as the classifier checks."""
 _MAX_SCHEMA_FIELDS: Final = 100
 MAX_SCHEMA_CHARS: Final = 16_384
 _NUMBER: Final = r"-?\d{1,15}(?:\.\d{1,15})?"
@@ -82,7 +85,7 @@ def _demand(context: Context) -> Demand:
     whole = is_schema(constraints)
     fields = {
         _generic(field): constraint
-        for field, constraint in constraints.items()
+        for field, constraint in islice(constraints.items(), _MAX_CONSTRAINTS)
         if isinstance(constraint, dict) and field not in RULES_KEYS and not whole
     }
     said = _properties(constraints) if whole else fields
@@ -104,10 +107,12 @@ def _violated(context: Context, fields: Mapping[str, Any]) -> tuple[Rule, ...]:
     found = context.details.get("violations")
     violations = found if isinstance(found, list) and found else [context.details]
     rules: dict[tuple[str, str], Rule] = {}
-    for violation in violations:
+    for violation in violations[:_MAX_CONSTRAINTS]:
         rule = _of_violation(violation, fields) if isinstance(violation, dict) else None
-        if rule is not None and len(rules) < MAX_FIELDS:
+        if rule is not None:
             rules.setdefault((rule.field, rule.must), rule)
+        if len(rules) == MAX_FIELDS:
+            break
     return tuple(rules.values())
 
 

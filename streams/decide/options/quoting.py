@@ -11,7 +11,7 @@ import json
 import math
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any, Final
 
 import orjson
@@ -70,11 +70,10 @@ def name(value: str) -> str:
     return value if _PLAIN_NAME.fullmatch(value) else quoted(value, 80)
 
 
-def listed(values: Iterable[Any]) -> str:
+def listed(values: Sequence[Any]) -> str:
     """`"a", "b", 3`; after MAX_LISTED values, how many more there are."""
-    texts = [quoted(value, 100) for value in values]
-    more = len(texts) - MAX_LISTED
-    return ", ".join(texts[:MAX_LISTED]) + (f" and {more} more" if more > 0 else "")
+    more = len(values) - MAX_LISTED
+    return ", ".join(quoted(value, 100) for value in values[:MAX_LISTED]) + (f" and {more} more" if more > 0 else "")
 
 
 def with_note(*lines: str) -> str:

@@ -7,12 +7,14 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from itertools import islice
 from typing import Final, NamedTuple
 
 from schemas.records import FailureEvent
 from streams.decide.options.durations import NUMBER, UNIT, compact_duration_s, leading_duration_s
 
 _MAX_TEXT: Final = 4096
+_MAX_HEADERS: Final = 200
 _ASKED: Final = re.compile(
     rf"(?:again|retry|retrying|wait|available|resets?)\b[a-z' ]{{0,20}}:?\s?({NUMBER}\s?{UNIT}(?![a-z]).{{0,40}})",
     re.ASCII | re.IGNORECASE,
@@ -47,7 +49,7 @@ def asked(event: FailureEvent, now: datetime | None = None) -> Asked:
     """
     response, never = event.tool_response, False
     if response is not None and response.headers:
-        headers = {key.lower(): value for key, value in response.headers.items()}
+        headers = {key.lower(): value for key, value in islice(response.headers.items(), _MAX_HEADERS)}
         never = headers.get("x-should-retry", "").strip().lower() == "false"
         wait = _from_headers(headers, lambda: _date(headers.get("date", "")) or event.occurred_at or now)
         if wait is not None:
