@@ -51,7 +51,7 @@ _NAMED: Final = (
     # ://user:password@host
     r"(?i)([a-z][a-z0-9+.-]{1,20}://[^\s:/@'\"]{0,100})(:)([^\s/@'\"]{1,200}@)",
     # key=value, "key": "value", key: value, ?key=value&
-    r"(?i)(\b" + _SECRET_NAME + r")(\\?[\"']?\s*(?:=>|[:=]|\bis\b:?)\s*\\?[\"']?)([^\s\"'&,;)}\]\\]{4,})",
+    r"(?i)(\b" + _SECRET_NAME + r")(\\*[\"']?\s*(?:=>|[:=]|\bis\b:?)\s*\\*[\"']?)([^\s\"'&,;)}\[\]\\]{4,})",
     r"(?i)(\bkey)(=)([A-Za-z0-9_-]{16,})",
     r"(?i)(api key provided)(:\s*)([^\s.,]{4,})",
 )
@@ -114,11 +114,16 @@ def mask_event(event: FailureEvent) -> FailureEvent:
         text = getattr(event, name)
         if text is not None and (masked := mask_json_text(text)) != text:
             changes[name] = masked
+    if event.step is not None:
+        changes["step"] = mask(event.step)
     if (error := event.error) is not None:
         chain = tuple(
-            cause.model_copy(update={"message": mask(cause.message or "") or None}) for cause in error.cause_chain
+            cause.model_copy(update={"message": _masked(cause.message), "code": _masked(cause.code)})
+            for cause in error.cause_chain
         )
-        changes["error"] = error.model_copy(update={"message": _masked(error.message), "cause_chain": chain})
+        changes["error"] = error.model_copy(
+            update={"message": _masked(error.message), "code": _masked(error.code), "cause_chain": chain}
+        )
     if (tool := event.tool_response) is not None:
         changes["tool_response"] = tool.model_copy(
             update={

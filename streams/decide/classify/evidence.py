@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
-from schemas.records import Cause, FailureEvent, FailureOrigin, Protocol, ToolResponse, parse_json_text
+from schemas.records import Cause, ErrorInfo, FailureEvent, FailureOrigin, Protocol, ToolResponse, parse_json_text
 
 MAX_TEXT_CHARS: Final = 4_096
 """Of a longer message the head and the tail are read: what went wrong stands in one of them."""
@@ -110,11 +110,14 @@ def bounded(text: str) -> str:
 
 
 def _cause_level(cause: Cause, depth: int, path: str) -> Level:
+    codes = (cause.code,) if cause.code else ()
+    if isinstance(cause, ErrorInfo) and cause.exit_code:
+        codes = (*codes, f"exit:{cause.exit_code}")
     return Level(
         depth=depth,
         path=path,
         class_name=cause.class_name,
-        codes=(cause.code,) if cause.code else (),
+        codes=codes,
         statuses=(cause.http_status,) if cause.http_status else (),
         text=bounded(cause.message or ""),
     )

@@ -180,7 +180,8 @@ def _contradicts(claimed: Any, fact: Any) -> bool:
         return False
     if isinstance(claimed, str) and not isinstance(fact, str):
         head = claimed.split(" ")[0]
-        return not same(head, fact) and (number(claimed) is not None or isinstance(fact, bool) is (_is_truth(head)))
+        comparable = _is_truth(head) if isinstance(fact, bool) else number(claimed) is not None
+        return comparable and not same(head, fact)
     if isinstance(claimed, str) and isinstance(fact, str):
         if instant(fact) is not None or number(fact) is not None:
             return instant(claimed) is not None or number(claimed) is not None
@@ -221,9 +222,11 @@ def _mentions(done: frozenset[str], step: str) -> bool:
 
 def _stems(text: str) -> frozenset[str]:
     words = _WORD.findall(text.replace("_", " ").casefold()[:65_536])
-    return frozenset(word[: max(4, len(word) - 3)] if len(word) > 4 else word for word in words if word not in _FILLERS)
+    return frozenset(word[:_STEM_CHARS] for word in words if word not in _FILLERS)
 
 
+_STEM_CHARS: Final = 4
+"""Of a word that is compared: `verify` and `verified` are the same step."""
 _FILLERS: Final = frozenset("the a an of and or to for in on with is are has have that it its if by as".split())
 
 

@@ -253,7 +253,7 @@ def _built_in_documents() -> Iterator[dict[str, Any]]:
 
 def _entries(document: Mapping[str, Any]) -> list[dict[str, Any]]:
     entries = document.get("rule", [])
-    if not isinstance(entries, list) or set(document) - {"rule"}:
+    if set(document) - {"rule"} or not (isinstance(entries, list) and all(isinstance(item, dict) for item in entries)):
         raise RuleError("a rule file holds [[rule]] tables and nothing else")
     return entries
 
@@ -274,7 +274,7 @@ def _rule(entry: Mapping[str, Any], order: int) -> Rule:
     if category_name != category.value or subtype not in SUBTYPES[category]:
         raise RuleError(f"rule {name}: no such verdict {entry.get('verdict')!r}")
     strength = entry.get("strength")
-    if not isinstance(strength, int) or not 0 <= strength <= 100:
+    if type(strength) is not int or not 0 <= strength <= 100:
         raise RuleError(f"rule {name}: strength is a whole number from 0 to 100")
     if not isinstance(entry.get("source"), str):
         raise RuleError(f"rule {name}: says no source")
@@ -292,6 +292,9 @@ def _rule(entry: Mapping[str, Any], order: int) -> Rule:
         unless=_conditions(name, entry.get("unless", {})),
         order=order,
     )
+    for listed in ("status", "code", "name_like", "text"):
+        if not isinstance(entry.get(listed, []), list):
+            raise RuleError(f"rule {name}: {listed} is a list")
     if long := [pattern for pattern in (*rule.name_like, *rule.text) if len(pattern) > MAX_PATTERN_CHARS]:
         raise RuleError(f"rule {name}: a pattern is longer than {MAX_PATTERN_CHARS} characters: {long[0][:40]}...")
     if not (rule.status or rule.code or rule.name_like or rule.text):

@@ -1,0 +1,324 @@
+"""Errors: the base rules, and every trap that real libraries set."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from classify_events import details, error, event, said, tool
+
+from schemas.records import Cause, Classification, ErrorInfo, FailureEvent
+from streams.decide.classify import classify
+
+
+@pytest.mark.parametrize(
+    ("status", "verdict"),
+    [
+        (429, "rate_limit"),
+        (408, "timeout"),
+        (504, "timeout"),
+        (401, "auth_error"),
+        (403, "auth_error"),
+        (404, "not_found"),
+        (500, "service_unavailable"),
+        (502, "service_unavailable"),
+        (503, "service_unavailable"),
+        (529, "service_unavailable"),
+        (402, "quota_exhausted"),
+        (400, "invalid_request"),
+        (418, "unknown"),
+    ],
+)
+def test_a_status_alone(status: int, verdict: str) -> None:
+    assert said(tool(status)) == f"tool_failure/{verdict}"
+
+
+@pytest.mark.parametrize(
+    ("message", "verdict"),
+    [
+        ("Connection timeout after 30s", "timeout"),
+        ("context deadline exceeded", "timeout"),
+        ("connect ECONNREFUSED 127.0.0.1:5432", "network_error"),
+        ("[Errno 104] Connection reset by peer", "network_error"),
+        ("getaddrinfo ENOTFOUND api.example.com", "network_error"),
+        ("[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed", "network_error"),
+        ("HTTPConnectionPool(host='x', port=80): Max retries exceeded with url: /", "network_error"),
+        ("something odd happened", "unknown"),
+    ],
+)
+def test_a_tool_s_message_without_a_status(message: str, verdict: str) -> None:
+    """A missing status is no status: read as 500 it would hide network errors."""
+    assert said(tool(text=message)) == f"tool_failure/{verdict}"
+
+
+TRAPS: list[tuple[str, FailureEvent, str]] = [
+    (
+        "billing as 400",
+        tool(400, body={"error": {"message": "Your credit balance is too low to access the API."}}),
+        "tool_failure/quota_exhausted",
+    ),
+    (
+        "a rate limit as 403",
+        tool(403, body={"message": "You have exceeded a secondary rate limit."}),
+        "tool_failure/rate_limit",
+    ),
+    (
+        "auth as 400",
+        tool(400, body={"error": {"message": "API key not valid.", "status": "INVALID_ARGUMENT"}}),
+        "tool_failure/auth_error",
+    ),
+    ("overload as 429", tool(429, body={"error": {"type": "overloaded_error"}}), "tool_failure/service_unavailable"),
+    ("overload as 400", tool(400, body={"error": {"type": "overloaded_error"}}), "tool_failure/service_unavailable"),
+    ("Bedrock's 424", tool(424, body={"__type": "ModelErrorException"}), "tool_failure/service_unavailable"),
+    ("account policy as 404", tool(404, "No endpoints found matching your data policy"), "tool_failure/auth_error"),
+    ("an outer 500 that wraps a 403", tool(500, "upstream said: Error code: 403 - forbidden"), "tool_failure/auth_error"),
+    (
+        "HTTP 200 with an error body",
+        tool(200, body={"ok": False, "error": "invalid_auth"}),
+        "tool_failure/auth_error",
+    ),
+    (
+        "MCP isError=false with an error text",
+        tool(text="Error: connect ECONNREFUSED 10.0.0.1:443", protocol="mcp", body={"isError": False}),
+        "tool_failure/network_error",
+    ),
+    (
+        "LiteLLM's refused connection as 500",
+        error("OpenAIException - Connection error.", "litellm.InternalServerError", http_status=500),
+        "tool_failure/network_error",
+    ),
+    (
+        "Groq's 413 as 429",
+        error("Request too large for model `x`: Limit 6000, Requested 14368", "RateLimitError", http_status=429),
+        "performance/token_limit_exceeded",
+    ),
+    (
+        "an SSL failure called InternalServerError",
+        error("[SSL: WRONG_VERSION_NUMBER] wrong version number", "InternalServerError", http_status=500),
+        "tool_failure/network_error",
+    ),
+    (
+        "OpenRouter's metadata.raw",
+        tool(
+            400,
+            body={
+                "error": {
+                    "message": "Provider returned error",
+                    "code": 400,
+                    "metadata": {"raw": '{"error":{"message":"prompt is too long: 2 tokens > 1 maximum"}}'},
+                }
+            },
+        ),
+        "performance/token_limit_exceeded",
+    ),
+    ("AutoGen's RuntimeError('Type: msg')", error("ReadTimeout: ", "RuntimeError"), "tool_failure/timeout"),
+    (
+        "nested MCP codes, the innermost wins",
+        error("MCP error -32603: MCP error -32001: Request timed out", "McpError", code="-32603", protocol="mcp"),
+        "tool_failure/timeout",
+    ),
+    (
+        "ExceptionGroup",
+        error("unhandled errors in a TaskGroup (1 sub-exception): [ConnectError('refused')]", "ExceptionGroup"),
+        "tool_failure/network_error",
+    ),
+    ("an empty TimeoutError", error("", "TimeoutError"), "performance/timeout"),
+    ("an empty TimeoutError of a tool", error("", "TimeoutError", origin="tool"), "tool_failure/timeout"),
+    ("an empty MemoryError", error("", "MemoryError"), "performance/out_of_memory"),
+    ("exit code 137", error("exited", exit_code=137), "performance/out_of_memory"),
+    ("SIGKILL", error("Command died with <Signals.SIGKILL: 9>.", "CalledProcessError"), "performance/out_of_memory"),
+    ("a number within a word", error("payload429snippet"), "unclassified/unknown"),
+    (
+        "max_tokens in a refusal of a parameter",
+        tool(400, "Unsupported parameter: 'max_tokens' is not supported with this model."),
+        "tool_failure/invalid_request",
+    ),
+    (
+        "a rate limit that asks for a shorter prompt",
+        tool(
+            429,
+            "This request would exceed your organization's rate limit of 40,000 input tokens per minute. "
+            "Please reduce the prompt length or the maximum tokens requested, or try again later.",
+        ),
+        "tool_failure/rate_limit",
+    ),
+    (
+        "invalid_request_error as the type of a rate limit",
+        tool(429, body={"error": {"type": "invalid_request_error", "message": "Rate limit reached"}}),
+        "tool_failure/rate_limit",
+    ),
+    (
+        "invalid_request_error as the type of a token limit",
+        tool(400, body={"error": {"type": "invalid_request_error", "message": "prompt is too long"}}),
+        "performance/token_limit_exceeded",
+    ),
+    (
+        "Range of input length",
+        tool(400, "Range of input length should be [1, 30720]"),
+        "performance/token_limit_exceeded",
+    ),
+    (
+        "insufficient_quota under 429",
+        tool(429, body={"error": {"code": "insufficient_quota"}}),
+        "tool_failure/quota_exhausted",
+    ),
+    (
+        "a quota that refills in a minute",
+        tool(429, "You exceeded your current quota, please check your plan and billing details. Please retry in 34s."),
+        "tool_failure/rate_limit",
+    ),
+    ("-32001 in MCP", error("x", code="-32001", protocol="mcp"), "tool_failure/timeout"),
+    ("-32001 in A2A", error("x", code="-32001", protocol="a2a"), "tool_failure/not_found"),
+    (
+        "a model's JSONDecodeError",
+        error("Expecting value: line 1 column 1 (char 0)", "JSONDecodeError", origin="model"),
+        "hallucination/format_violation",
+    ),
+    (
+        "a tool's JSONDecodeError",
+        error("Expecting value: line 1 column 1 (char 0)", "JSONDecodeError", origin="tool"),
+        "tool_failure/bad_response",
+    ),
+    ("httpx2", error("timed out", "httpx2._exceptions.ReadTimeout"), "tool_failure/timeout"),
+    ("a KeyError whose text is a word", error("'token'", "KeyError"), "logical_error/runtime_error"),
+    (
+        "a TypeError of JavaScript's fetch",
+        error("fetch failed", "TypeError"),
+        "tool_failure/network_error",
+    ),
+    ("502 page in HTML", tool(502, body="<html><h1>Bad Gateway</h1></html>"), "tool_failure/service_unavailable"),
+]
+
+
+@pytest.mark.parametrize(("given", "verdict"), [trap[1:] for trap in TRAPS], ids=[trap[0] for trap in TRAPS])
+def test_traps(given: FailureEvent, verdict: str) -> None:
+    assert said(given) == verdict
+
+
+def chained(*links: tuple[str, str]) -> FailureEvent:
+    outer, *causes = links
+    return event(
+        error=ErrorInfo(
+            class_name=outer[0],
+            message=outer[1],
+            cause_chain=tuple(Cause(class_name=name, message=text) for name, text in causes),
+        )
+    )
+
+
+@pytest.mark.parametrize(
+    ("given", "verdict"),
+    [
+        (chained(("ToolException", "failed"), ("httpx.ReadTimeout", "")), "tool_failure/timeout"),
+        (chained(("APIConnectionError", "Connection error."), ("ConnectTimeout", "")), "tool_failure/timeout"),
+        (
+            chained(("RateLimitError", "insufficient_quota"), ("HTTPStatusError", "Client error '429 Too Many Requests'")),
+            "tool_failure/quota_exhausted",
+        ),
+        (chained(("RuntimeError", "node failed"), ("ValueError", "x"), ("MemoryError", "")), "performance/out_of_memory"),
+        # asyncio raises TimeoutError from CancelledError: what is cancelled inside is no interrupt of the run.
+        (chained(("TimeoutError", ""), ("asyncio.exceptions.CancelledError", "")), "performance/timeout"),
+    ],
+)
+def test_the_innermost_telling_cause_wins(given: FailureEvent, verdict: str) -> None:
+    assert said(given) == verdict
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "langgraph.errors.GraphInterrupt",
+        "NodeInterrupt",
+        "asyncio.CancelledError",
+        "temporalio.exceptions.CancelledError",
+        "DBOSWorkflowCancelledError",
+        "pydantic_ai.exceptions.ApprovalRequired",
+        "KeyboardInterrupt",
+    ],
+)
+def test_control_flow_is_recognised_before_all(name: str) -> None:
+    output_too = event(
+        error=ErrorInfo(class_name=name, message="429 rate limit exceeded"),
+        output={"apr": 0},
+        constraints={"apr": {"type": "range", "min": 1}},
+    )
+    assert said(output_too) == "none/control_flow"
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        error("canceling statement due to statement timeout", "psycopg.errors.QueryCanceled"),
+        error("The request was canceled due to the configured timeout of 100 seconds elapsing"),
+    ],
+)
+def test_a_cancelled_query_is_no_control_flow(given: FailureEvent) -> None:
+    assert said(given) == "tool_failure/timeout"
+
+
+@pytest.mark.parametrize(
+    ("given", "may_have"),
+    [
+        (tool(429), False),
+        (tool(401), False),
+        (tool(403), False),
+        (tool(404), False),
+        (tool(500), True),
+        (tool(503), True),
+        (tool(504), True),
+        (tool(text="Connection refused"), False),
+        (tool(text="Name or service not known"), False),
+        (tool(text="Connection reset by peer"), True),
+        (tool(text="Read timed out"), True),
+        (error("", "httpx.ConnectTimeout", origin="tool"), False),
+        (error("", "httpx.ReadTimeout", origin="tool"), True),
+        (tool(418), True),
+    ],
+)
+def test_whether_the_call_may_have_executed(given: FailureEvent, may_have: bool) -> None:
+    assert details(classify(given))["call_may_have_executed"] is may_have
+
+
+def test_the_verdict_explains_itself() -> None:
+    verdict = classify(tool(429, "Rate limit reached, bearer abcdefghijklmnop", body={"error": {"type": "server_error"}}))
+    assert (verdict.rule, verdict.severity) == ("status-rate-limit", "low")
+    weights = [item.source for item in verdict.evidence if item.rule.endswith("rate-limit")]
+    assert weights == sorted(weights, key=["structured", "class_name", "message"].index)
+    assert "service_unavailable" in verdict.counterfactual
+    assert "429" in verdict.explanation
+    assert 0.8 <= verdict.confidence < 1
+    assert "abcdefghijklmnop" not in verdict.model_dump_json()
+
+
+@pytest.mark.parametrize("given", [event(), error("odd"), event(output={"a": 1})])
+def test_without_evidence_it_abstains(given: FailureEvent) -> None:
+    verdict = classify(given)
+    assert (verdict.category, verdict.subtype, verdict.confidence) == ("unclassified", "unknown", 0.0)
+    assert verdict.counterfactual
+
+
+def test_equal_events_give_equal_verdicts() -> None:
+    given = TRAPS[0][1]
+    verdicts: list[Classification] = [classify(given) for _ in range(3)]
+    assert verdicts[0] == verdicts[1] == verdicts[2]
+
+
+@pytest.mark.parametrize(
+    ("fields", "verdict"),
+    [
+        ({"duration_s": 45.0, "timeout_s": 30.0}, "performance/timeout"),
+        ({"memory_bytes": 3 << 30, "memory_limit_bytes": 2 << 30}, "performance/out_of_memory"),
+        ({"tokens": 5000, "token_limit": 4000}, "performance/token_limit_exceeded"),
+        ({"tokens": 4000, "token_limit": 4000}, "unclassified/unknown"),
+        ({"duration_s": 45.0}, "unclassified/unknown"),
+        ({"steps": 25, "step_limit": 25}, "logical_error/loop"),
+        ({"duration_s": 45.0, "timeout_s": 30.0, "tokens": 5, "token_limit": 4}, "performance/token_limit_exceeded"),
+    ],
+)
+def test_limits(fields: dict[str, Any], verdict: str) -> None:
+    assert said(event(metrics=fields)) == verdict
+
+
+def test_a_limit_s_details_hold_how_far_it_was_exceeded() -> None:
+    found = details(classify(event(metrics={"duration_s": 45.0, "timeout_s": 30.0})))
+    assert found == {"limit": 30.0, "measured": 45.0, "unit": "s", "overshoot": 0.5}
