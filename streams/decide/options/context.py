@@ -96,8 +96,8 @@ class Context:
     def why_bottleneck(self) -> str | None:
         """What tells that the model is the bottleneck, or None.
 
-        The runtime marked the task as complex; or a remedy on the same model has failed, and that
-        was, best first, a stronger one than what is left.
+        The runtime marked the task as complex; or this run was itself resumed and failed again: remedies
+        are tried best first, so the one that failed was stronger than what is left on the same model.
         """
         if self.complex_task:
             return "the task is marked complex"

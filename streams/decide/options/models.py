@@ -31,10 +31,11 @@ def model_upgrade(context: Context) -> Remedy | None:
 
 def faster_model(context: Context) -> Remedy | None:
     """The next faster model."""
-    faster = _next(context, context.model, "faster")
-    if faster is None:
+    current = context.model
+    faster = _next(context, current, "faster")
+    if current is None or faster is None:
         return None
-    return _switch(context, faster, f"{faster.name} answers faster than {context.model_name}.")
+    return _switch(context, faster, f"{faster.name} answers faster than {current.name}.")
 
 
 def larger_context_model(context: Context) -> Remedy | None:

@@ -6,6 +6,7 @@ import re
 from typing import Any, Final
 
 from schemas.records import Strategy, parse_json_text
+from streams.decide.classify.masking import mask_value
 from streams.decide.options.context import Context, Generator, Remedy, dumps
 from streams.decide.options.quoting import clean, identifier, listed, name, quoted, with_note
 
@@ -55,7 +56,7 @@ def _facts(context: Context) -> dict[str, Any]:
         about = next(iter(assumption), "correct value") if isinstance(assumption, dict) else "correct value"
         # First: the fact that the reasoning got wrong must not be cut off.
         facts = {about: correct} | {key: value for key, value in facts.items() if key != about}
-    return {clean(key, 80): _bounded(value) for key, value in facts.items()}
+    return {clean(key, 80): _bounded(value) for key, value in mask_value(facts).items()}
 
 
 def _bounded(value: Any) -> Any:

@@ -42,7 +42,8 @@ def retry_once(context: Context) -> Remedy | None:
     wait_s = _wait_s(context)
     if wait_s is None:
         return None
-    return Remedy(_repeat(context, ONCE, wait_s), "One repeat tells chance from a lasting fault.")
+    latency_s = wait_s + context.catalogue.strategies[Strategy.RETRY_ONCE].latency_s
+    return Remedy(_repeat(context, ONCE, wait_s), "One repeat tells chance from a lasting fault.", latency_s=latency_s)
 
 
 def async_execution(context: Context) -> Remedy | None:
@@ -87,11 +88,9 @@ def _observed_s(context: Context) -> float | None:
 def refresh_credentials(context: Context) -> Remedy | None:
     """New credentials for the service that refused the old ones."""
     service = context.tool or (context.model.provider if context.model is not None else None) or "default"
-    why = (
-        "Other credentials may have quota left."
-        if context.verdict.subtype == "quota_exhausted"
-        else ("The service refused the credentials; they may have expired.")
-    )
+    why = "The service refused the credentials; they may have expired."
+    if context.verdict.subtype == "quota_exhausted":
+        why = "Other credentials may have quota left."
     return Remedy(dumps({"service": identifier(service)}), why)
 
 

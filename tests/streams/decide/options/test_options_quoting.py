@@ -151,6 +151,15 @@ def test_secrets_are_masked_before_they_reach_a_prompt() -> None:
     assert "[masked]" in offered[0].parameters
 
 
+def test_secrets_among_the_facts_are_masked_by_their_name_too() -> None:
+    fields = {"tenant_id": "t", "execution_id": "e", "facts": {"db_password": "hunter2hunter2", "age": 18}}
+    event = FailureEvent.model_validate(fields, context=NATURAL)
+    verdict = Classification(category=Category.LOGICAL_ERROR, subtype="missing_context")
+    offered = options(event, verdict, shipped(), Rates())
+    assert "hunter2" not in str(offered)
+    assert "18" in offered[0].parameters
+
+
 def test_free_text_of_a_schema_does_not_speak_to_the_model() -> None:
     schema = {
         "type": "object",
