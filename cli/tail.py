@@ -16,7 +16,7 @@ from ops.runtime.settings import Settings
 from schemas.codec import Malformed, decode, to_json
 from schemas.topics import BY_NAME
 
-_TIMEOUT_S: Final = 10.0
+_TIMEOUT_S: Final = 5.0
 _VALUE_CHARS: Final = 400
 
 

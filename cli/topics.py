@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from datetime import timedelta
+from typing import Final
 
 from cli.context import put_json, put_rows, say
 from ops.runtime import topics
 from ops.runtime.settings import Settings
 from schemas.topics import BY_NAME
 
+_TIMEOUT_S: Final = 10.0
+
 
 def create(settings: Settings, *, as_json: bool) -> None:
     """Create what is missing, and say what that was."""
-    made = topics.create(settings)
+    made = topics.create(settings, _TIMEOUT_S)
     if as_json:
         put_json({"created": made})
     else:
@@ -22,7 +25,7 @@ def create(settings: Settings, *, as_json: bool) -> None:
 
 def show(settings: Settings, *, as_json: bool) -> None:
     """One line a topic: what it carries, and what the broker has."""
-    states = topics.list_topics(settings)
+    states = topics.list_topics(settings, _TIMEOUT_S)
     if as_json:
         put_json([asdict(state) | {"record": _record(state.name), "key": BY_NAME[state.name].key} for state in states])
         return

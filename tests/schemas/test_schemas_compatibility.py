@@ -107,7 +107,11 @@ def _new_list(schema: Schema) -> None:
     schema["fields"].insert(0, {"name": "new", "type": {"type": "array", "items": "string"}, "default": []})
 
 
-@pytest.mark.parametrize("change", [_optional_field, _new_list])
+def _new_symbol(schema: Schema) -> None:
+    _field(schema, "origin")["type"]["symbols"].append("plugin")
+
+
+@pytest.mark.parametrize("change", [_optional_field, _new_list, _new_symbol])
 def test_a_harmless_change_is_allowed(change: Callable[[Schema], None]) -> None:
     before = avro_schema(FailureEvent)
     after = copy.deepcopy(before)
