@@ -49,7 +49,7 @@ def explain(settings: Settings, execution: str, *, as_json: bool = False) -> Exi
     if as_json:
         put_json(asdict(story))
         return ExitCode.OK
-    if not (story.recoveries or story.others or story.unreadable):
+    if not (story.recoveries or story.others or story.unreadable or story.dead_letters):
         say(f"no failure of {tenant_id}/{execution_id} is known")
         return ExitCode.OK
     show(story, _console())

@@ -25,6 +25,8 @@ _STYLE: Final = {
     "expired": "red",
     "open": "bold cyan",
 }
+_NO_NEWS: Final = ("opened", "joined", "held")
+_MAX_EVIDENCE: Final = 4
 _ENDED: Final = {
     "succeeded": "succeeded",
     "failed": "failed again",
@@ -44,12 +46,16 @@ def show(story: Story, console: Console) -> None:
         console.print()
         _failure(failure, "A failure that belongs to no recovery", console)
     for record in story.unreadable:
-        console.print()
-        console.print(
-            Text(
-                f"An unreadable record on {record['topic']} at {_clock(record['at'])}: {record['reason']}", style="red"
-            )
-        )
+        _trouble(console, f"An unreadable record on {record['topic']}", record)
+    for letter in story.dead_letters:
+        _trouble(console, f"{letter['worker']} could not handle a record of {letter['topic']}", letter)
+
+
+def _trouble(console: Console, title: str, record: dict[str, Any]) -> None:
+    why = f"{record['reason']}{': ' if record.get('error') else ''}{record.get('error') or ''}"
+    console.print()
+    console.print(Text(f"{clean(title)}  {_clock(record['at'])}", style="bold red"))
+    _lines(console, "Why", [Text(clean(why))])
 
 
 def clean(value: Any) -> str:
@@ -99,6 +105,8 @@ def _sentence(recovery: Recovery) -> str:
             return f"recovered in {used}"
         case "open":
             return f"not ended yet, {attempts}"
+        case _ if recovery.reason == "not_a_failure":
+            return "no failure: nothing to recover"
         case _:
             why = clean(f"{recovery.reason.replace('_', ' ')}{f': {recovery.error}' if recovery.error else ''}")
             return f"not recovered ({why}) after {used}"
@@ -119,10 +127,9 @@ def _failure(failure: Failure, title: str, console: Console) -> None:
         _lines(console, "Options", [_options(failure.options)])
     if failure.answered_by:
         _lines(console, "Done", [Text(f"answered by attempt {failure.answered_by} of this recovery")])
-    elif failure.dispositions:
-        _lines(console, "Done", [Text(f"no command; {clean('; '.join(failure.dispositions))}")])
     else:
-        _lines(console, "Done", [Text("nothing yet")])
+        said = [word for word in failure.dispositions if word not in _NO_NEWS]
+        _lines(console, "Done", [Text(clean(f"no command: {'; '.join(said)}") if said else "nothing yet")])
 
 
 def _verdict(verdict: dict[str, Any] | None) -> Iterator[Text]:
@@ -135,8 +142,9 @@ def _verdict(verdict: dict[str, Any] | None) -> Iterator[Text]:
     yield Text.assemble((clean(name), "bold"), f", severity {verdict.get('severity')}, {sure}{rule}")
     if verdict.get("explanation"):
         yield Text(clean(verdict["explanation"]))
-    for evidence in verdict.get("evidence") or []:
-        yield Text(clean(f"seen: {evidence.get('path')}: {evidence.get('text')}"), style="dim")
+    seen = dict.fromkeys(f"{e.get('path')}: {e.get('text')}" for e in verdict.get("evidence") or [])
+    for evidence in list(seen)[:_MAX_EVIDENCE]:
+        yield Text(clean(f"seen: {evidence}"), style="dim")
     if verdict.get("counterfactual"):
         yield Text(clean(f"otherwise: {verdict['counterfactual']}"), style="dim")
 
@@ -158,7 +166,7 @@ def _options(options: Sequence[dict[str, Any]]) -> Table:
 
 
 def _cells(mark: str, option: dict[str, Any]) -> tuple[Text, ...]:
-    basis = f"of {option['samples']} attempts" if option.get("samples") else "published"
+    basis = f"learned from {option['samples']} attempts" if option.get("samples") else "as published"
     forbidden = "" if option.get("eligible", True) else "not allowed: "
     return (
         Text(f"{mark} {clean(option.get('strategy') or '?')}"),
@@ -191,7 +199,8 @@ def _ended(attempt: Attempt) -> Iterator[Text]:
     if attempt.status != "open":
         line.append(f" after {seconds(attempt.duration_s)}, {dollars(attempt.cost_microusd)}", style="default")
     if attempt.retry_count:
-        line.append(f", {attempt.retry_count} repeats inside the attempt", style="default")
+        repeats = "one repeat" if attempt.retry_count == 1 else f"{attempt.retry_count} repeats"
+        line.append(f", {repeats} inside the attempt", style="default")
     yield line
     if attempt.not_applied_why:
         yield Text(clean(f"not applied: {attempt.not_applied_why}"))

@@ -96,7 +96,9 @@ class Story:
     others: Sequence[Failure]
     """Failures that belong to no recovery: set aside, or not looked at yet."""
     unreadable: Sequence[dict[str, Any]]
-    """Records that name this execution in their key, and cannot be decoded."""
+    """Records whose key names this execution, and that cannot be read."""
+    dead_letters: Sequence[dict[str, Any]]
+    """What a worker could not handle."""
 
 
 def tell(tenant_id: str, execution_id: str, facts: Iterable[Fact]) -> Story:
@@ -138,6 +140,7 @@ class _Teller:
             recoveries=[self._recovery(r, [f for f in failures if recovery_of[f] == r]) for r in recoveries],
             others=[self._failure(f, "") for f in failures if not recovery_of[f]],
             unreadable=[{"topic": f.topic, "at": f.at, "reason": f.reason} for f in self._all("malformed", once=False)],
+            dead_letters=[_dead_letter(f) for f in self._all("dead_letter", once=False)],
         )
 
     def _recovery_of(self, failure: str) -> str:
@@ -209,6 +212,11 @@ class _Teller:
             cost_microusd=end.get("cost_microusd") or 0,
             final_output=word.get("final_output"),
         )
+
+
+def _dead_letter(fact: Fact) -> dict[str, Any]:
+    said = {name: fact.body.get(name) or "" for name in ("worker", "error")}
+    return {"topic": fact.body.get("origin_topic") or "", "at": fact.at, "reason": fact.reason, **said}
 
 
 def _error(failure: dict[str, Any]) -> str:

@@ -55,6 +55,8 @@ COMMENT 'Where a person was asked';
 CREATE OR REPLACE VIEW v_dead_letters AS
 SELECT
     e.appended_at AS died_at,
+    e.tenant_id AS tenant_id,
+    e.execution_id AS execution_id,
     e.reason AS reason,
     JSONExtractString(e.body, 'worker') AS worker,
     JSONExtractString(e.body, 'error') AS error,
@@ -65,7 +67,7 @@ SELECT
     JSONExtractUInt(e.body, 'size_bytes') AS size_bytes
 FROM v_events AS e
 WHERE e.kind = 'dead_letter'
-COMMENT 'Records that nobody could act on';
+COMMENT 'Records that nobody could act on; whose they are is what their key claims';
 
 CREATE OR REPLACE VIEW v_unanswered AS
 SELECT

@@ -13,6 +13,7 @@ from schemas import codec
 from schemas.masking import mask, mask_value
 from schemas.records import (
     Classification,
+    DeadLetter,
     DeadLetterReason,
     Disposition,
     Event,
@@ -126,10 +127,13 @@ def _row(source: Source, kind: str, facts: dict[str, Any], *, traceparent: str =
 
 
 def _malformed(source: Source, reason: DeadLetterReason) -> Row:
-    # The key is all that still says whose it was; whoever looks that execution up must see that something is missing.
-    tenant_id, _, execution_id = (source.key or b"")[:512].decode(errors="replace").partition("/")
-    facts = {"reason": reason, "tenant_id": tenant_id, "execution_id": execution_id} if execution_id else {}
-    return _row(source, MALFORMED, {"reason": reason, **facts})
+    return _row(source, MALFORMED, {"reason": reason, **_whose(source.key)})
+
+
+def _whose(key: bytes | None) -> dict[str, str]:
+    """What a key claims. Whoever looks that execution up must see that something of it could not be read."""
+    tenant_id, _, execution_id = (key or b"")[:512].decode(errors="replace").partition("/")
+    return {"tenant_id": tenant_id, "execution_id": execution_id} if execution_id else {}
 
 
 _COLUMNS: Final = (
@@ -168,6 +172,8 @@ def _special(record: Event, source: Source) -> dict[str, Any]:
                 "cost_microusd": record.total_cost_microusd,
                 "duration_s": record.total_duration_s,
             }
+        case DeadLetter():
+            facts |= _whose(record.origin_key)
         case Disposition():
             facts |= {"status": record.kind}
             if record.subject == "failure":

@@ -13,8 +13,9 @@ from cli.queries.page import clean
 from cli.queries.story import Fact, tell
 from processors.audit.rows import row
 from processors.audit.store import Store
-from schemas.records import DispositionKind, ResultReason, ResultStatus, Strategy
-from schemas.topics import FAILURES
+from schemas import codec
+from schemas.records import DeadLetterReason, DispositionKind, ResultReason, ResultStatus, Strategy
+from schemas.topics import DEAD_LETTERS, FAILURES
 from tests.processors.audit.scene import START, Scene
 
 Run = Callable[..., Result]
@@ -68,9 +69,24 @@ def test_explain_of_what_was_not_recovered_names_the_reason(store: Store, run: R
     scene.failure("f1")
     scene.disposition("f1", DispositionKind.OPENED)
     scene.result("f1", ResultStatus.FAILED, ResultReason.NO_CHECKPOINT, 0)
-    scene.append(FAILURES, b"{", key=f"{tenant}/exec-1".encode())
+    broken = scene.append(FAILURES, b"{", key=f"{tenant}/exec-1".encode())
+    problem = codec.Malformed(DeadLetterReason.HANDLER_ERROR, "KeyError")
+    scene.write(
+        DEAD_LETTERS,
+        codec.dead_letter(
+            problem,
+            worker="streams",
+            topic=broken.topic,
+            partition=0,
+            offset=broken.offset,
+            key=broken.key,
+            value=broken.value,
+        ),
+    )
     store.insert(scene.rows)
     said = run("explain", f"{tenant}/exec-1").stdout
+    assert "streams could not handle a record of agent.failures.v1" in said
+    assert "handler_error: KeyError" in said
     assert "not recovered (no checkpoint)" in said
     assert "An unreadable record on agent.failures.v1" in said
 
