@@ -146,6 +146,8 @@ class OutcomeStatus(WireEnum):
     SUCCEEDED = "succeeded"
     NOT_APPLIED = "not_applied"
     ABANDONED = "abandoned"
+    RUNNING = "running"
+    """A heartbeat: still at work; the outcome deadline moves on."""
 
 
 class Applied(WireEnum):
