@@ -12,8 +12,6 @@ from ops.runtime.settings import Settings
 from schemas.topics import TICKS
 
 _EVERY_S: Final = 1.0
-_ANY_CLOCK_MS: Final = 10**12
-"""In 2001. librdkafka's in-process broker acknowledges with a time before it, which is no time."""
 _MOCK_MS: Final = 1_000_000_000_000
 
 
