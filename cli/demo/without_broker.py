@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 import uuid
+from unittest import mock
 
 from ops.runtime import logs
 from ops.runtime.settings import Settings
@@ -30,8 +31,8 @@ def _audit(settings: Settings) -> int:
     from processors.audit import main
 
     names = {topic.name: uuid.uuid5(uuid.NAMESPACE_URL, topic.name) for topic in AUDITED}
-    main.Worker._describe = lambda _: names  # type: ignore[method-assign]
-    return main.run(settings)
+    with mock.patch.object(main.Worker, "_describe", lambda _: names):
+        return main.run(settings)
 
 
 def main(worker: str) -> int:
