@@ -31,7 +31,7 @@ def _audit(settings: Settings) -> int:
     from processors.audit import main
 
     names = {topic.name: uuid.uuid5(uuid.NAMESPACE_URL, topic.name) for topic in AUDITED}
-    with mock.patch.object(main.Worker, "_describe", lambda _: names):
+    with mock.patch.object(main.Worker, "_describe", return_value=names):
         return main.run(settings)
 
 
