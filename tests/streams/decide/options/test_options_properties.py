@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from options_events import KIND_OF, classifications, events
 
+from schemas import codec
 from schemas.modifications import parameters
 from schemas.records import (
     Category,
@@ -21,6 +22,7 @@ from schemas.records import (
     SideEffects,
     Strategy,
 )
+from schemas.topics import OPTIONS
 from streams.decide import Rates, decide
 from streams.decide.catalogue import shipped
 from streams.decide.options import options
@@ -91,9 +93,13 @@ def test_options_of_any_failure(event: FailureEvent, verdict: Classification, kn
 @settings(max_examples=200, deadline=None)
 @given(events, rates)
 def test_any_failure_gets_a_decision(event: FailureEvent, known: Rates) -> None:
-    """Through the real classifier; equal arguments give an equal decision."""
+    """Through the real classifier; equal arguments give an equal decision, and it survives the wire."""
     first, second = (
         decide(event, failure_id="f", origin=Origin(partition=0, offset=1), rates=known, catalogue=shipped(), now=NOW)
         for _ in range(2)
     )
     assert first == second
+    topic = OPTIONS[first.classification.category]
+    read = codec.decode(topic.name, codec.encode(topic, first, source="test").value)
+    assert isinstance(read, codec.Decoded)
+    assert read.record == first
