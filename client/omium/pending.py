@@ -160,7 +160,7 @@ class Pending:
         command.begin(now)
         return self._until_begin_s(command)
 
-    def _take(self, key: str, failure_id: str, command: Command | None = None) -> tuple[Command, float] | None:
+    def take(self, key: str, failure_id: str, command: Command | None = None) -> tuple[Command, float] | None:
         """The command to follow for this failure, and the seconds until it may begin: `command`, where it is
         accepted, or the one by which a parallel branch of the execution runs again just now."""
         with self._lock:
@@ -203,10 +203,10 @@ class Pending:
         """See `Run.wait`."""
         until = time.monotonic() + timeout_s
         with self._waiting(key, failure_id) as waiter:
-            taken = self._take(key, failure_id)
+            taken = self.take(key, failure_id)
             while taken is None and waiter is not None and (left_s := until - time.monotonic()) > 0:
                 try:
-                    taken = self._take(key, failure_id, waiter.next().result(left_s))
+                    taken = self.take(key, failure_id, waiter.next().result(left_s))
                 except FutureTimeout:
                     return None
         if taken is None:
@@ -218,13 +218,13 @@ class Pending:
         """See `Run.wait_async`."""
         until = time.monotonic() + timeout_s
         with self._waiting(key, failure_id) as waiter:
-            taken = self._take(key, failure_id)
+            taken = self.take(key, failure_id)
             while taken is None and waiter is not None and (left_s := until - time.monotonic()) > 0:
                 try:
                     command = await asyncio.wait_for(asyncio.wrap_future(waiter.next()), left_s)
                 except TimeoutError:
                     return None
-                taken = self._take(key, failure_id, command)
+                taken = self.take(key, failure_id, command)
         if taken is None:
             return None
         await asyncio.sleep(taken[1])
