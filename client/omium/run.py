@@ -195,6 +195,18 @@ class Run:
         """This execution will not be resumed: no more commands for it, please."""
         self.tell(command, Outcome.abandoned(why))
 
+    def running(self, command: Command) -> None:
+        """Heartbeat of a long attempt: it is still at work, so its outcome may come later.
+
+        Send it on progress, not by a timer: a timer also beats for a run that hangs.
+        """
+        try:
+            record = _outcome(command, Outcome.model_construct(status="running", applied="none"))
+            beat_id = f"{command.command_id}:running:{uuid.uuid4().hex}"
+            self._post(codec.OUTCOMES, record | {"applied": "unknown"}, beat_id, command.traceparent)
+        except Exception:
+            self._client.lost("heartbeat")
+
     def tell(self, command: Command, outcome: Outcome) -> None:
         """Say how the run of `command` ended. A run that failed again is told by `report(resumed_by=command)`."""
         try:

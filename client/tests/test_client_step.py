@@ -315,8 +315,10 @@ def test_the_trace_goes_on_from_command_to_outcome(client: Omium, orchestrator: 
     command = run.wait(run.report("APR = 0", traceparent=trace, checkpoint="c"))
     assert command is not None
     assert command.traceparent == trace
+    run.running(command)
     run.succeeded(command, {"apr": 4}, retry_count=2)
-    [outcome] = orchestrator.outcomes()
+    beat, outcome = orchestrator.outcomes(2)
+    assert (beat.status, beat.applied, beat.command_id) == ("running", "unknown", command.command_id)
     assert outcome.retry_count == 2
     assert dict(orchestrator.heard[-1].trace)["traceparent"] == trace.encode()
 
