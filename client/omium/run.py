@@ -201,9 +201,10 @@ class Run:
         Send it on progress, not by a timer: a timer also beats for a run that hangs.
         """
         try:
-            record = _outcome(command, Outcome.model_construct(status="running", applied="none"))
+            record = _outcome(command, Outcome.succeeded())
+            record |= {"status": "running", "applied": "unknown", "applied_why": "", "finished_at": None}
             beat_id = f"{command.command_id}:running:{uuid.uuid4().hex}"
-            self._post(codec.OUTCOMES, record | {"applied": "unknown"}, beat_id, command.traceparent)
+            self._post(codec.OUTCOMES, record, beat_id, command.traceparent)
         except Exception:
             self._client.lost("heartbeat")
 
