@@ -109,10 +109,10 @@ def line(run: Run) -> str:
 def table(known: list[Run], title: str) -> Table:
     """A row for each kind of work."""
     shown = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
-    for column in ("work", "what goes wrong", "verdict", "commanded", "back", "to command"):
-        shown.add_column(
-            column, no_wrap=True, overflow="ellipsis", justify="right" if column == "to command" else "left"
-        )
+    for column in ("work", "what goes wrong", "verdict", "commanded"):
+        shown.add_column(column, no_wrap=True, overflow="ellipsis")
+    shown.add_column("back", no_wrap=True, min_width=5)
+    shown.add_column("to command", no_wrap=True, min_width=10, justify="right")
     for name, work in WORKS.items():
         mine = [run for run in known if run.planned.work == name]
         if mine:
@@ -129,7 +129,7 @@ def _row(work: Work, mine: list[Run]) -> tuple[Text | str, ...]:
     if work.ends == "recovered":
         back = Text(f"{right}/{len(mine)}", "green" if right == len(mine) else "red" if ended > right else "yellow")
     else:
-        back = Text(mine[-1].story.ending, "cyan" if right == len(mine) else "yellow")
+        back = Text(mine[-1].story.ending.partition(":")[0], "cyan" if right == len(mine) else "yellow")
     return (
         work.name,
         work.failing,

@@ -95,7 +95,7 @@ WORKS: Final = (
     Work(
         name="briefing-slow",
         agent="briefing-agent",
-        failing="runs past its time; its runtime can only change the model",
+        failing="runs past its time on a slow model",
         run=_brief,
         right=lambda output: output == "done",
         cures=frozenset({"reduce_complexity", "set_model"}),
@@ -114,7 +114,7 @@ WORKS: Final = (
     Work(
         name="digest",
         agent="digest-agent",
-        failing="more tokens than its model takes",
+        failing="too many tokens",
         run=_digest,
         right=lambda output: output == _DECISION,
         cures=frozenset({"compress_context", "set_model"}),
@@ -124,7 +124,7 @@ WORKS: Final = (
     Work(
         name="digest-whole",
         agent="digest-agent",
-        failing="more tokens than its model takes, and none to spare",
+        failing="too many tokens, and none to spare",
         run=_digest,
         right=lambda output: output == _DECISION,
         cures=frozenset({"compress_context", "set_model"}),

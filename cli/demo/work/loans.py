@@ -94,7 +94,7 @@ WORKS: Final = (
     ),
     _loan(
         "loan-stubborn",
-        "APR 0 %, and its model skims over added rules",
+        "APR 0 %; its model skims over added rules",
         replace(_APR, reads_added_rules=False),
         APR,
         _ANY - {"append_prompt"},
