@@ -12,7 +12,7 @@ import threading
 from pathlib import Path
 
 from ops.broker import Broker, BrokerError
-from ops.broker.jars import formatted, java
+from ops.broker.archive import make_archive
 
 
 def main() -> int:
@@ -28,8 +28,7 @@ def main() -> int:
 
     try:
         if args.command == "jars":
-            java()
-            formatted()
+            make_archive()
         else:
             _up(args.nodes, args.data, args.port)
     except BrokerError as error:

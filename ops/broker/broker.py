@@ -27,6 +27,7 @@ class Broker:
 
     Without `data_dir` the data is in a temporary folder and goes with the cluster. With one, it is kept, and the
     next `Broker` on that folder continues the cluster. `port` is the first node's; the others take the next ones.
+    `properties` are the server's, `jvm` the Java machine's options, both after ours.
     The nodes die with the process that started them.
     """
 
@@ -38,6 +39,7 @@ class Broker:
         port: int | None = None,
         security: Security | None = None,
         properties: dict[str, str] | None = None,
+        jvm: tuple[str, ...] = (),
     ) -> None:
         if nodes not in (1, 3):
             raise ValueError("a local cluster has one node or three")
@@ -46,7 +48,7 @@ class Broker:
         self._port = port
         self._security = security or Security()
         self._extra = properties or {}
-        self._nodes = [Node(n, self._folder / f"node-{n}") for n in range(1, nodes + 1)]
+        self._nodes = [Node(n, self._folder / f"node-{n}", jvm) for n in range(1, nodes + 1)]
         self._client_ports: list[int] = []
 
     @property

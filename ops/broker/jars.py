@@ -35,7 +35,7 @@ def java() -> str:
 
 def classpath() -> str:
     """The Java class path of the broker. Downloads the jars first if this checkout has none (about 45 MB)."""
-    return f"{_ensure(_home() / 'libs', _download)}/*"
+    return f"{ensure(_home() / 'libs', _download)}/*"
 
 
 def formatted() -> Path:
@@ -44,7 +44,12 @@ def formatted() -> Path:
     But for `meta.properties` it is the same for every cluster without SCRAM users, so it is made once: formatting
     costs a JVM, two seconds.
     """
-    return _ensure(_home() / "format", _format)
+    return ensure(_home() / "format", _format)
+
+
+def archive() -> Path:
+    """Where `ops.broker.archive` leaves the classes that a node loads, parsed and verified."""
+    return _home() / "classes.jsa"
 
 
 def run_java(main: str, *args: str) -> None:
@@ -74,21 +79,21 @@ def _home() -> Path:
     return _CACHE / f"{version[1].decode()}-{hashlib.sha256(pom).hexdigest()[:8]}"
 
 
-def _ensure(folder: Path, fill: Callable[[Path], None]) -> Path:
-    """`folder`, filled once however many processes ask: it appears whole, by a rename, or not at all."""
-    if not folder.exists():
-        with _locked(folder):
-            if not folder.exists():
-                with tempfile.TemporaryDirectory(dir=folder.parent) as unfinished:
-                    fill(Path(unfinished) / "new")
-                    (Path(unfinished) / "new").rename(folder)
-    return folder
+def ensure(path: Path, make: Callable[[Path], None]) -> Path:
+    """`path`, made once however many processes ask: it appears whole, by a rename, or not at all."""
+    if not path.exists():
+        with _locked(path):
+            if not path.exists():
+                with tempfile.TemporaryDirectory(dir=path.parent) as unfinished:
+                    make(Path(unfinished) / "new")
+                    (Path(unfinished) / "new").rename(path)
+    return path
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with folder.with_suffix(".lock").open("w") as lock:
+def _locked(path: Path) -> Iterator[None]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Final
 
-from ops.broker.jars import BrokerError, classpath, java
+from ops.broker.jars import BrokerError, archive, classpath, java
 from ops.runtime.child import Child
 
 _LOG4J: Final = Path(__file__).with_name("log4j2.xml")
@@ -23,6 +23,7 @@ _JVM: Final = (
     "-XX:+UseSerialGC",
     "-Xms96m",
     "-Xmx384m",
+    # The archive of classes is used where it exists and fits this Java, and else passed over.
     "-Xshare:auto",
     "-Djava.awt.headless=true",
     # librdkafka resolves "localhost" to ::1 first.
@@ -34,7 +35,9 @@ _JVM: Final = (
 class Node:
     """A KRaft node in `folder`, which holds its properties, data and log."""
 
-    def __init__(self, number: int, folder: Path) -> None:
+    def __init__(self, number: int, folder: Path, jvm: tuple[str, ...] = ()) -> None:
+        """`jvm`: more options for the Java machine."""
+        self._jvm_options = jvm
         self.number = number
         self.folder = folder
         self.log = folder / "kafka.log"
@@ -48,8 +51,9 @@ class Node:
     def launch(self) -> None:
         """Start the JVM unless it runs; returns at once (see `wait_started`)."""
         if self.pid is None:
-            command = [java(), *_JVM, "-cp", classpath(), "kafka.Kafka", str(self.folder / "server.properties")]
-            self._jvm = Child(command, log=self.log)
+            options = [*_JVM, f"-XX:SharedArchiveFile={archive()}", *self._jvm_options]
+            properties = self.folder / "server.properties"
+            self._jvm = Child([java(), *options, "-cp", classpath(), "kafka.Kafka", str(properties)], log=self.log)
 
     def wait_started(self) -> None:
         """Return when the node serves; raises `BrokerError` with the end of its log if it does not."""
