@@ -1,15 +1,19 @@
-"""Scores the classifier on real errors: `python -m ops.bench.classify FILE`.
+"""Scores the classifier on real errors, and measures what it costs.
 
-FILE holds JSON lines with source_system, exception_class, http_status, code, message, expected_category and expected_subtype.
-Nothing of the expected columns reaches the classifier. A row becomes a FailureEvent as a runtime would report it: the
-exception with its class, status, code and message; origin and protocol only from what a runtime knows, which library raised.
+`python -m ops.bench.classify FILE`: FILE holds JSON lines with source_system, exception_class, http_status, code, message,
+expected_category and expected_subtype. Nothing of the expected columns reaches the classifier. A row becomes a FailureEvent
+as a runtime would report it: the exception with its class, status, code and message; origin and protocol only from what a
+runtime knows, which library raised.
 
-- answered: verdicts other than an abstention (`tool_failure/unknown`, unclassified). An expected `unknown` that is met is right.
-- transient_called_permanent, permanent_called_transient: harm. Transient is what waiting or repeating may cure:
-  rate_limit, timeout (of tool or run), service_unavailable, network_error. An abstention harms nobody.
+- answered: share of verdicts that are no abstention (`tool_failure/unknown`, unclassified); an expected `unknown` that is met
+  is an answer, and right.
+- transient_called_permanent, permanent_called_transient: harm. Transient is what waiting or repeating may cure: rate_limit,
+  timeout (of a tool or a run), service_unavailable, network_error. An abstention harms nobody.
 - The last line is JSON.
 
-`--half train|held-out` takes the rows whose SHA-256 starts with an even or an odd byte: rules were written looking at the first.
+`--half train|held-out` takes the rows whose SHA-256 starts with an even or an odd byte: rules were written looking at the
+first. `python -m ops.bench.classify --cost` measures CPU time of classify and of the whole decision, and the tail of 10,000
+random and mutated events.
 """
 
 from __future__ import annotations
@@ -20,85 +24,25 @@ import json
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from ops.bench.classify_cost import print_costs
 from schemas.records import Category, Classification, ErrorInfo, FailureEvent, FailureOrigin, Protocol
 from streams.decide.classify import Rules, classify, load_rules
 
 TRANSIENT: Final = frozenset({"rate_limit", "timeout", "service_unavailable", "network_error"})
 
-_TOOL_LIBRARIES: Final = [
-    "requests",
-    "urllib",
-    "httpx",
-    "aiohttp",
-    "urllib3",
-    "http.client",
-    "botocore",
-    "redis",
-    "psycopg",
-    "asyncpg",
-    "sqlalchemy",
-    "pymongo",
-    "pymysql",
-    "mysql",
-    "kafka",
-    "confluent",
-    "aiokafka",
-    "playwright",
-    "selenium",
-    "github",
-    "stripe",
-    "slack",
-    "twilio",
-    "elasticsearch",
-    "opensearch",
-    "grpc",
-    "mcp",
-    "a2a",
-    "ftplib",
-    "smtplib",
-    "paramiko",
-    "docker",
-    "kubernetes",
-    "qdrant",
-    "pinecone",
-    "weaviate",
-    "chromadb",
-    "tavily",
-    "exa",
-    "snowflake",
-    "bigquery",
-    "clickhouse",
-    "neo4j",
-    "notion",
-    "jira",
-]
-_MODEL_LIBRARIES: Final = [
-    "openai",
-    "anthropic",
-    "google-genai",
-    "google.genai",
-    "vertex",
-    "bedrock",
-    "litellm",
-    "groq",
-    "mistral",
-    "cohere",
-    "ollama",
-    "vllm",
-    "openrouter",
-    "together",
-    "fireworks",
-    "replicate",
-    "huggingface",
-    "deepseek",
-    "azure-openai",
-    "xai",
-    "perplexity",
-]
+_CLIENTS_OF_TOOLS: Final = (
+    "requests urllib httpx aiohttp urllib3 http.client smtplib ftplib paramiko botocore redis psycopg asyncpg sqlalchemy "
+    "pymongo pymysql mysql kafka confluent aiokafka playwright selenium github stripe slack twilio elasticsearch opensearch "
+    "grpc mcp a2a docker kubernetes qdrant pinecone weaviate chromadb tavily snowflake bigquery clickhouse neo4j notion jira"
+).split()
+_CLIENTS_OF_MODELS: Final = (
+    "openai anthropic google-genai google.genai vertex bedrock litellm groq mistral cohere ollama vllm openrouter together "
+    "fireworks replicate huggingface deepseek azure xai perplexity"
+).split()
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,9 +77,8 @@ def _half(line: str) -> str:
 
 def event_of(given: Mapping[str, Any]) -> FailureEvent:
     """The event that a runtime would send for this error."""
-    system = str(given.get("source_system") or "").lower()
-    class_name = given.get("exception_class")
-    status, code = given.get("http_status"), given.get("code")
+    system, class_name = str(given.get("source_system") or "").lower(), given.get("exception_class")
+    code = given.get("code")
     return FailureEvent(
         tenant_id="bench",
         execution_id="bench",
@@ -145,22 +88,23 @@ def event_of(given: Mapping[str, Any]) -> FailureEvent:
             class_name=class_name,
             message=given.get("message"),
             code=None if code is None else str(code),
-            http_status=status,
+            http_status=given.get("http_status"),
         ),
     )
 
 
 def origin_of(system: str, class_name: str) -> FailureOrigin:
-    """Clients of services fail as tools, clients of models as the model; what else raises, a runtime cannot tell."""
-    module = f"{system} {class_name.lower()}"
-    if any(name in module for name in _MODEL_LIBRARIES):
+    """Clients of models fail as the model, clients of services as tools; of what else raises, a runtime cannot tell."""
+    raised_by = f"{system} {class_name.lower()}"
+    if any(name in raised_by for name in _CLIENTS_OF_MODELS):
         return FailureOrigin.MODEL
-    if any(name in module for name in _TOOL_LIBRARIES):
+    if any(name in raised_by for name in _CLIENTS_OF_TOOLS):
         return FailureOrigin.TOOL
     return FailureOrigin.UNKNOWN
 
 
 def protocol_of(system: str, class_name: str) -> Protocol:
+    """The protocol whose client raised, as far as its name says."""
     for protocol in (Protocol.A2A, Protocol.MCP, Protocol.GRPC):
         if protocol.value in system or protocol.value in class_name.lower():
             return protocol
@@ -168,15 +112,66 @@ def protocol_of(system: str, class_name: str) -> Protocol:
 
 
 def answered(verdict: Classification) -> bool:
+    """Whether the verdict is no abstention."""
     return verdict.category is not Category.UNCLASSIFIED and verdict.subtype != "unknown"
 
 
-def right(row: Row, verdict: Classification) -> bool:
-    return (verdict.category.value, verdict.subtype) == (row.category, row.subtype)
+@dataclass
+class Score:
+    """What came of classifying rows."""
+
+    confusion: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
+    by_confidence: dict[float, list[bool]] = field(default_factory=lambda: defaultdict(list))
+    wrong: list[tuple[Row, Classification]] = field(default_factory=list)
+    harms: Counter[str] = field(default_factory=Counter)
+    rows: int = 0
+    answers: int = 0
+    right: int = 0
+
+    def add(self, row: Row, verdict: Classification) -> None:
+        right = (verdict.category.value, verdict.subtype) == (row.category, row.subtype)
+        self.rows += 1
+        if answered(verdict) or right:
+            self.answers += 1
+            self.right += right
+            self.by_confidence[verdict.confidence].append(right)
+        if not right:
+            self.wrong.append((row, verdict))
+        said = f"{verdict.category}/{verdict.subtype}" if answered(verdict) else "abstained"
+        self.confusion[row.expected]["right" if right else said] += 1
+        if harm := _harm(row, verdict):
+            self.harms[harm] += 1
+
+    def figures(self) -> dict[str, Any]:
+        """The last line."""
+        return {
+            "rows": self.rows,
+            "answered": round(self.answers / self.rows, 4) if self.rows else 0.0,
+            "right_of_answered": round(self.right / self.answers, 4) if self.answers else 0.0,
+            "transient_called_permanent": self.harms["transient_called_permanent"],
+            "permanent_called_transient": self.harms["permanent_called_transient"],
+        }
+
+    def print_tables(self, list_wrong: bool) -> None:
+        print(f"{'expected':<42} {'right':>5} {'of':>4}  otherwise said")
+        for expected, counts in sorted(self.confusion.items()):
+            others = ", ".join(f"{name} {count}" for name, count in counts.most_common() if name != "right")
+            print(f"{expected:<42} {counts['right']:>5} {counts.total():>4}  {others}")
+        by_category: dict[str, Counter[str]] = defaultdict(Counter)
+        for expected, counts in self.confusion.items():
+            by_category[expected.partition("/")[0]].update(
+                {"right": counts["right"], "abstained": counts["abstained"], "of": counts.total()}
+            )
+        for category, counts in sorted(by_category.items()):
+            print(f"{category:<42} {counts['right']:>5} {counts['of']:>4}  abstained {counts['abstained']}")
+        for confidence, marks in sorted(self.by_confidence.items(), reverse=True):
+            print(f"said with confidence {confidence:.2f}: right {sum(marks)} of {len(marks)}")
+        for row, verdict in self.wrong if list_wrong else []:
+            said = f"{verdict.category}/{verdict.subtype} by {verdict.rule or '-'}"
+            print(f"WRONG {row.expected} <- {said}: {_short(row.given)}")
 
 
-def harm(row: Row, verdict: Classification) -> str | None:
-    """`transient_called_permanent`, `permanent_called_transient`, or None."""
+def _harm(row: Row, verdict: Classification) -> str | None:
     if not answered(verdict) or row.subtype == "unknown":
         return None
     was, said = row.subtype in TRANSIENT, verdict.subtype in TRANSIENT
@@ -185,66 +180,36 @@ def harm(row: Row, verdict: Classification) -> str | None:
     return "transient_called_permanent" if was else "permanent_called_transient"
 
 
-def report(rows: Iterable[Row], rules: Rules, show_wrong: bool = True) -> dict[str, Any]:
-    """Classify every row, print the tables, return the figures."""
-    confusion: dict[str, Counter[str]] = defaultdict(Counter)
-    wrong: list[tuple[Row, Classification]] = []
-    harms: Counter[str] = Counter()
-    buckets: dict[float, list[bool]] = defaultdict(list)
-    total = said = correct = 0
+def score(rows: Iterable[Row], rules: Rules) -> Score:
+    """Classify every row."""
+    result = Score()
     for row in rows:
-        verdict = classify(event_of(row.given), rules)
-        total += 1
-        got = f"{verdict.category}/{verdict.subtype}" if answered(verdict) else "abstained"
-        ok = right(row, verdict)
-        confusion[row.expected]["right" if ok else got] += 1
-        if answered(verdict) or ok:
-            said += 1
-            correct += ok
-            buckets[verdict.confidence].append(ok)
-        if found := harm(row, verdict):
-            harms[found] += 1
-        if not ok:
-            wrong.append((row, verdict))
-    print(f"{'expected':<42} {'right':>5} {'of':>4}  otherwise said")
-    for expected, counts in sorted(confusion.items()):
-        others = ", ".join(f"{name} {count}" for name, count in counts.most_common() if name != "right")
-        print(f"{expected:<42} {counts['right']:>5} {counts.total():>4}  {others}")
-    for confidence, marks in sorted(buckets.items(), reverse=True):
-        print(
-            f"said with confidence {confidence:.2f}: {sum(marks)} of {len(marks)} right ({sum(marks) / len(marks):.3f})"
-        )
-    if show_wrong:
-        for row, verdict in wrong:
-            print(
-                f"WRONG {row.expected} <- {verdict.category}/{verdict.subtype} by {verdict.rule or '-'}: {_short(row)}"
-            )
-    return {
-        "rows": total,
-        "answered": round(said / total, 4) if total else 0.0,
-        "right_of_answered": round(correct / said, 4) if said else 0.0,
-        "transient_called_permanent": harms["transient_called_permanent"],
-        "permanent_called_transient": harms["permanent_called_transient"],
-        "rules_version": rules.version,
-    }
+        result.add(row, classify(event_of(row.given), rules))
+    return result
 
 
-def _short(row: Row) -> str:
-    given = row.given
-    parts = (given.get("exception_class"), given.get("http_status"), given.get("code"), given.get("message"))
+def _short(given: Mapping[str, Any]) -> str:
+    parts = (given.get(name) for name in ("exception_class", "http_status", "code", "message"))
     return " | ".join(" ".join(str(part).split())[:220] for part in parts)
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("file", type=Path)
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("file", type=Path, nargs="?")
     parser.add_argument("--half", choices=("train", "held-out"))
     parser.add_argument("--rules", type=Path, action="append", default=[], help="a tenant's rule file; may be repeated")
     parser.add_argument("--quiet", action="store_true", help="do not list what was wrong")
+    parser.add_argument("--cost", action="store_true", help="measure CPU time instead")
     arguments = parser.parse_args()
+    if arguments.cost:
+        print(json.dumps(print_costs()))
+        return 0
+    if arguments.file is None:
+        parser.error("FILE is needed, or --cost")
     rules = load_rules(*arguments.rules)
-    figures = report(read(arguments.file, arguments.half), rules, show_wrong=not arguments.quiet)
-    print(json.dumps(figures))
+    result = score(read(arguments.file, arguments.half), rules)
+    result.print_tables(list_wrong=not arguments.quiet)
+    print(json.dumps(result.figures() | {"rules_version": rules.version}))
     return 0
 
 

@@ -34,6 +34,8 @@ class Finding:
     source: EvidenceSource
     path: str
     text: str
+    level: int
+    """Depth of the exception that it was read from; 0 is the one that ended the run."""
 
     @property
     def verdict(self) -> tuple[Category, str]:
@@ -42,17 +44,18 @@ class Finding:
 
 def findings(event: FailureEvent, rules: Rules) -> list[Finding]:
     """Everything the rules say about the event's error, the decisive one first. Control flow, where it shows, alone."""
-    found = [finding for level in levels(event) for finding in _read(level, rules)]
+    shown = levels(event)
+    found = [finding for level in shown for finding in _read(level, rules)]
     if not found:
         return found
-    found = _holding(found, event)
-    outer = [
-        finding for finding in found if finding.rule.category is Category.NONE and finding.path.startswith("error.")
-    ]
-    outer = [finding for finding in outer if ".cause_chain." not in finding.path]
-    if outer:
-        return outer
-    found = [finding for finding in found if finding.rule.category is not Category.NONE]
+    found = _holding(found, event, shown)
+    interrupts = [finding for finding in found if finding.rule.category is Category.NONE]
+    if interrupts:
+        # Only of the run itself: asyncio raises a timeout from the cancellation of what took too long.
+        own = [finding for finding in interrupts if finding.level == 0 and finding.path.startswith("error.")]
+        if own:
+            return own
+        found = [finding for finding in found if finding.rule.category is not Category.NONE]
     found.sort(key=_precedence)
     return found
 
@@ -64,47 +67,49 @@ def _precedence(finding: Finding) -> tuple[int, int, int]:
 
 
 def _read(level: Level, rules: Rules) -> Iterator[Finding]:
-    bonus = min(level.depth * _DEPTH_BONUS, _MAX_DEPTH_BONUS)
     structured = EvidenceSource.STRUCTURED
+    of_tool = level.path == "tool_response"
     for status in level.statuses:
-        path = f"{level.path}.status_code" if level.path == "tool_response" else f"{level.path}.http_status"
-        yield from _found(rules.by_status.get(status, ()), structured, bonus, path, str(status))
+        path = f"{level.path}.status_code" if of_tool else f"{level.path}.http_status"
+        yield from _found(rules.by_status.get(status, ()), structured, level, path, str(status))
     for code in level.codes:
-        path = f"{level.path}.code"
-        yield from _found(rules.by_code.get(code.lower(), ()), structured, bonus, path, code)
-        yield from _found(rules.in_name(code), structured, bonus, path, code)
+        path = f"{level.path}.body" if of_tool else f"{level.path}.code"
+        yield from _found(rules.by_code.get(code.lower(), ()), structured, level, path, code)
+        yield from _found(rules.in_name(code), structured, level, path, code)
     if level.class_name:
         name = level.class_name.rpartition(".")[2]
         yield from _found(
-            rules.in_name(name), EvidenceSource.CLASS_NAME, bonus, f"{level.path}.class", level.class_name
+            rules.in_name(name), EvidenceSource.CLASS_NAME, level, f"{level.path}.class", level.class_name
         )
     if level.text:
-        yield from _read_text(level, rules, bonus)
+        yield from _read_text(level, rules, f"{level.path}.error" if of_tool else f"{level.path}.message")
 
 
-def _read_text(level: Level, rules: Rules, bonus: int) -> Iterator[Finding]:
+def _read_text(level: Level, rules: Rules, path: str) -> Iterator[Finding]:
     """What a message says in words, and through the names of deeper errors that it shows."""
-    path = f"{level.path}.message" if level.path != "tool_response" else "tool_response.error"
     text = level.text.encode(errors="replace")
     said, shows_names = rules.in_text(text)
-    yield from _found(said, EvidenceSource.MESSAGE, bonus, path, level.text)
+    yield from _found(said, EvidenceSource.MESSAGE, level, path, level.text)
     if shows_names:
         for name in names_in(text):
-            yield from _found(rules.in_name(name), EvidenceSource.CLASS_NAME, bonus + _DEPTH_BONUS, path, name)
+            yield from _found(rules.in_name(name), EvidenceSource.CLASS_NAME, level, path, name, deeper=1)
 
 
-def _found(rules: Iterable[Rule], source: EvidenceSource, bonus: int, path: str, text: str) -> Iterator[Finding]:
+def _found(
+    rules: Iterable[Rule], source: EvidenceSource, level: Level, path: str, text: str, deeper: int = 0
+) -> Iterator[Finding]:
+    bonus = _BONUS[source] + min((level.depth + deeper) * _DEPTH_BONUS, _MAX_DEPTH_BONUS)
     for rule in rules:
-        yield Finding(rule, rule.strength + _BONUS[source] + bonus, source, path, text)
+        yield Finding(rule, rule.strength + bonus, source, path, text, level.depth)
 
 
-def _holding(found: list[Finding], event: FailureEvent) -> list[Finding]:
+def _holding(found: list[Finding], event: FailureEvent, shown: list[Level]) -> list[Finding]:
     """Those whose conditions hold in this event."""
     if not any(finding.rule.when or finding.rule.unless for finding in found):
         return found
     origin, protocol = origin_of(event), protocol_of(event)
     seen = frozenset(finding.rule.name for finding in found)
-    statuses = _statuses(event)
+    statuses = frozenset(status for level in shown for status in level.statuses)
 
     def held(conditions: Conditions) -> Iterator[bool]:
         if conditions.origin:
@@ -117,7 +122,3 @@ def _holding(found: list[Finding], event: FailureEvent) -> list[Finding]:
             yield not seen.isdisjoint(conditions.seen)
 
     return [finding for finding in found if all(held(finding.rule.when)) and not any(held(finding.rule.unless))]
-
-
-def _statuses(event: FailureEvent) -> frozenset[int]:
-    return frozenset(status for level in levels(event) for status in level.statuses)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Any, Final
 
 import orjson
@@ -12,6 +13,7 @@ from schemas.records import json_bounds_error
 
 _MAX_TEXT: Final = 65_536
 _MAX_STARTS: Final = 16
+_MAX_NAME_CHARS: Final = 64
 _VALUE: Final = r"(?:\s+(?:is|was|of|are)|\s*[:=]|\s*->)\s*[\"'`*]*([^\s\"'`*,;][^\n\"'`*,;]{0,100}?)[\"'`*]*(?:[.]?\s*$|[.]\s|[,;\n\"'`*])"
 
 
@@ -63,10 +65,20 @@ def fields_in(text: str, names: Iterable[str]) -> dict[str, str]:
     """Values that the text states for fields by name: {"apr": "0 %"} from "The APR = 0 %."."""
     found: dict[str, str] = {}
     for name in names:
-        words = [re2.escape(word) for word in name.replace("_", " ").replace("-", " ").split()]
-        if not words or len(name) > 64:
-            continue
-        match = re2.search(r"(?i)(?:^|[^A-Za-z0-9])" + r"[ _-]?".join(words) + _VALUE, text[:_MAX_TEXT])
+        pattern = _statement(name)
+        match = pattern.search(text[:_MAX_TEXT]) if pattern is not None else None
         if match is not None:
             found[name] = match.group(1).strip()
     return found
+
+
+@lru_cache(maxsize=1024)
+def _statement(name: str) -> Any | None:
+    """Finds what a text states for this field; None for a name that no text would write."""
+    words = [re2.escape(word) for word in name.replace("_", " ").replace("-", " ").split()]
+    if not words or len(name) > _MAX_NAME_CHARS:
+        return None
+    try:
+        return re2.compile(r"(?i)(?:^|[^A-Za-z0-9])" + r"[ _-]?".join(words) + _VALUE)
+    except (re2.error, UnicodeError):
+        return None

@@ -6,6 +6,7 @@ with the fact's, a conclusion in other words than the expected one are none. A `
 
 from __future__ import annotations
 
+import string
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -26,7 +27,8 @@ _MAX_FACTS: Final = 100
 _SHORT_WORDS: Final = 8
 _SAME_WORDS: Final = 0.6
 """Share of common words from which two sentences are taken to say the same."""
-_WORD: Final = re2.compile(r"[\p{L}\p{N}]+")
+_MAX_TEXT: Final = 16_384
+_SEPARATORS: Final = str.maketrans(dict.fromkeys(string.punctuation, " "))
 _NEGATIONS: Final = frozenset(
     "not no never cannot don doesn won isn aren without deny denied reject rejected decline".split()
 )
@@ -197,9 +199,11 @@ def _missing(event: FailureEvent) -> Iterator[Flaw]:
     """Required steps that were not taken and required factors that were not weighed."""
     if event.reasoning is None:
         return
-    done = _stems(_text([_value(event.reasoning), [call.tool for call in event.calls if call.succeeded]]))
     expected = _value(event.expected_output)
-    factors = expected.get("required_factors", []) if isinstance(expected, dict) else []
+    factors = expected.get("required_factors") if isinstance(expected, dict) else None
+    if not event.required_steps and not isinstance(factors, list):
+        return
+    done = _stems(_text([_value(event.reasoning), [call.tool for call in event.calls if call.succeeded]]))
     steps = [step for step in event.required_steps if not _mentions(done, step)]
     left_out = [str(item) for item in factors if not _mentions(done, str(item))] if isinstance(factors, list) else []
     for subtype, path, missing in (
@@ -221,8 +225,11 @@ def _mentions(done: frozenset[str], step: str) -> bool:
 
 
 def _stems(text: str) -> frozenset[str]:
-    words = _WORD.findall(text.replace("_", " ").casefold()[:65_536])
-    return frozenset(word[:_STEM_CHARS] for word in words if word not in _FILLERS)
+    return frozenset(word[:_STEM_CHARS] for word in _words(text) if word not in _FILLERS)
+
+
+def _words(text: str) -> list[str]:
+    return text[:_MAX_TEXT].casefold().translate(_SEPARATORS).split()
 
 
 _STEM_CHARS: Final = 4
@@ -275,7 +282,7 @@ def _differ(concluded: Any, expected: Any) -> float:
         return 0.0
     if not (isinstance(concluded, str) and isinstance(expected, str)):
         return 0.95
-    left, right = (_WORD.findall(text.casefold()[:4_096]) for text in (concluded, expected))
+    left, right = _words(concluded), _words(expected)
     if bool(_NEGATIONS & set(left)) != bool(_NEGATIONS & set(right)):
         return 0.95
     common = set(left) & set(right)

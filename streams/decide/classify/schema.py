@@ -75,7 +75,7 @@ def is_schema(constraints: Mapping[str, Any]) -> bool:
 def is_field_schema(constraint: Mapping[str, Any]) -> bool:
     """Whether the constraint of one field is a JSON Schema."""
     kind = constraint.get("type")
-    if kind is None or isinstance(kind, list) or kind in _TYPES:
+    if kind is None or isinstance(kind, list) or (isinstance(kind, str) and kind in _TYPES):
         return not _KEYWORDS.isdisjoint(constraint) or kind is not None
     return False
 

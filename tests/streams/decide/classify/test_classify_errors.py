@@ -71,7 +71,11 @@ TRAPS: list[tuple[str, FailureEvent, str]] = [
     ("overload as 400", tool(400, body={"error": {"type": "overloaded_error"}}), "tool_failure/service_unavailable"),
     ("Bedrock's 424", tool(424, body={"__type": "ModelErrorException"}), "tool_failure/service_unavailable"),
     ("account policy as 404", tool(404, "No endpoints found matching your data policy"), "tool_failure/auth_error"),
-    ("an outer 500 that wraps a 403", tool(500, "upstream said: Error code: 403 - forbidden"), "tool_failure/auth_error"),
+    (
+        "an outer 500 that wraps a 403",
+        tool(500, "upstream said: Error code: 403 - forbidden"),
+        "tool_failure/auth_error",
+    ),
     (
         "HTTP 200 with an error body",
         tool(200, body={"ok": False, "error": "invalid_auth"}),
@@ -212,10 +216,15 @@ def chained(*links: tuple[str, str]) -> FailureEvent:
         (chained(("ToolException", "failed"), ("httpx.ReadTimeout", "")), "tool_failure/timeout"),
         (chained(("APIConnectionError", "Connection error."), ("ConnectTimeout", "")), "tool_failure/timeout"),
         (
-            chained(("RateLimitError", "insufficient_quota"), ("HTTPStatusError", "Client error '429 Too Many Requests'")),
+            chained(
+                ("RateLimitError", "insufficient_quota"), ("HTTPStatusError", "Client error '429 Too Many Requests'")
+            ),
             "tool_failure/quota_exhausted",
         ),
-        (chained(("RuntimeError", "node failed"), ("ValueError", "x"), ("MemoryError", "")), "performance/out_of_memory"),
+        (
+            chained(("RuntimeError", "node failed"), ("ValueError", "x"), ("MemoryError", "")),
+            "performance/out_of_memory",
+        ),
         # asyncio raises TimeoutError from CancelledError: what is cancelled inside is no interrupt of the run.
         (chained(("TimeoutError", ""), ("asyncio.exceptions.CancelledError", "")), "performance/timeout"),
     ],
@@ -280,7 +289,9 @@ def test_whether_the_call_may_have_executed(given: FailureEvent, may_have: bool)
 
 
 def test_the_verdict_explains_itself() -> None:
-    verdict = classify(tool(429, "Rate limit reached, bearer abcdefghijklmnop", body={"error": {"type": "server_error"}}))
+    verdict = classify(
+        tool(429, "Rate limit reached, bearer abcdefghijklmnop", body={"error": {"type": "server_error"}})
+    )
     assert (verdict.rule, verdict.severity) == ("status-rate-limit", "low")
     weights = [item.source for item in verdict.evidence if item.rule.endswith("rate-limit")]
     assert weights == sorted(weights, key=["structured", "class_name", "message"].index)

@@ -84,7 +84,9 @@ def test_what_audit_stores_is_masked_everywhere() -> None:
         reasoning=f"I use {secret}",
         conclusion=secret,
         facts={"api_key": "plainvalue"},
-        tool_response=ToolResponse(error=secret, headers={"x-api-key": "plainvalue"}, body=orjson.dumps([secret]).decode()),
+        tool_response=ToolResponse(
+            error=secret, headers={"x-api-key": "plainvalue"}, body=orjson.dumps([secret]).decode()
+        ),
         checkpoint=Checkpoint(id="c", data=orjson.dumps({"s": secret}).decode(), uri="https://u:plainvalue@h/x"),
         execution=Execution(prompt=f"use {secret}"),
         error=error(f"bad {secret}").error,

@@ -44,13 +44,19 @@ def test_every_violation_of_a_schema_with_its_path() -> None:
 
 
 def test_the_details_are_those_of_a_field_s_constraint() -> None:
-    found = {item["path"]: item for item in details(classify(event(output={"apr": 0, "product": "loan"}, constraints=LOAN)))["violations"]}
+    found = {
+        item["path"]: item
+        for item in details(classify(event(output={"apr": 0, "product": "loan"}, constraints=LOAN)))["violations"]
+    }
     assert found["apr"]["valid_range"] == {"min": 2.5, "max": 8.5}
     assert (found["product"]["allowed_values"], found["product"]["nearest"]) == (["Savings", "Loan"], "Loan")
 
 
 def test_a_missing_property_and_a_null_are_named() -> None:
-    assert broken({"apr": None}, LOAN) in ([("product", "required"), ("apr", "null")], [("apr", "null"), ("product", "required")])
+    assert broken({"apr": None}, LOAN) in (
+        [("product", "required"), ("apr", "null")],
+        [("apr", "null"), ("product", "required")],
+    )
 
 
 def test_a_field_may_have_a_schema_of_its_own() -> None:
@@ -117,7 +123,9 @@ def suite() -> Path:
     if not (CACHE / "tests").is_dir():
         CACHE.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-m", "pip", "download", "jsonschema==4.26.0", "--no-deps", "--no-binary", ":all:"]
-        fetched = subprocess.run([*command, "-q", "-d", str(CACHE)], capture_output=True, text=True, timeout=120, check=False)
+        fetched = subprocess.run(
+            [*command, "-q", "-d", str(CACHE)], capture_output=True, text=True, timeout=120, check=False
+        )
         if fetched.returncode:
             pytest.skip(f"the official suite could not be fetched: {fetched.stderr.strip()[-200:]}")
         with tarfile.open(next(CACHE.glob("*.tar.gz"))) as archive:
@@ -160,7 +168,9 @@ def test_the_official_suite_agrees_on_every_case(suite: Path, draft: str, at_lea
     cases, wrong = 0, []
     for name, group, formats in groups(suite, draft):
         schema = group["schema"]
-        kept = refusal(schema) is None and draft == "draft2020-12" and not formats and not name.startswith("format.json")
+        kept = (
+            refusal(schema) is None and draft == "draft2020-12" and not formats and not name.startswith("format.json")
+        )
         if draft == "draft7":
             compiled: Any = jsonschema_rs.Draft7Validator(
                 schema,
