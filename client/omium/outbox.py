@@ -33,7 +33,8 @@ class Outbox:
         self._clock = clock
         self._ready = ready
         self._limit = limit
-        self._waiting: deque[tuple[Message, float]] = deque()
+        self._waiting: deque[tuple[Message, float, bool]] = deque()
+        """(message, when it was posted, whether it is sent again)"""
         self._unsettled = 0
         self._wake = threading.Condition()
         self._closing = False
@@ -54,7 +55,7 @@ class Outbox:
                 self.dropped += 1
                 return False
             self._unsettled += 1
-            self._waiting.append((message, self._clock.local_s()))
+            self._waiting.append((message, self._clock.local_s(), False))
             self._wake.notify_all()
         return True
 
@@ -110,14 +111,14 @@ class Outbox:
 
     def _send(self, producer: Producer) -> None:
         while self._waiting:
-            message, posted_s = self._waiting[0]
+            message, posted_s, again = self._waiting[0]
             try:
                 producer.produce(
                     message.topic,
                     message.value,
                     message.key,
                     headers=list(message.headers),
-                    on_delivery=partial(self._settled, posted_s),
+                    on_delivery=partial(self._settled, message, posted_s, again),
                 )
             except BufferError:
                 return
@@ -131,7 +132,14 @@ class Outbox:
                 continue
             self._waiting.popleft()
 
-    def _settled(self, posted_s: float, error: KafkaError | None, record: Delivered) -> None:
+    def _settled(
+        self, message: Message, posted_s: float, again: bool, error: KafkaError | None, record: Delivered
+    ) -> None:
+        if error is None and record.offset() is None and not again:
+            # Delivered at no offset: the broker called it a duplicate. A new producer's first batch can be answered
+            # so although it stands in no log (refused by a leader that was just elected, its second batch taken).
+            self._waiting.append((message, self._clock.local_s(), True))
+            return
         if error is None:
             kind, appended_ms = record.timestamp()
             if kind == TIMESTAMP_LOG_APPEND_TIME and appended_ms > _ANY_CLOCK_MS:

@@ -124,6 +124,30 @@ def test_posting_never_waits_for_the_sender() -> None:
     assert outbox.dropped == 100
 
 
+class _DeliveredNowhere:
+    """A delivery report as librdkafka gives it where the broker answered DUPLICATE_SEQUENCE_NUMBER."""
+
+    def offset(self) -> None:
+        return None
+
+    def timestamp(self) -> tuple[int, int]:
+        return 0, -1
+
+
+def test_what_was_delivered_nowhere_is_sent_again_once() -> None:
+    outbox = Outbox({"bootstrap.servers": "127.0.0.1:1"}, BrokerClock(), lambda: False, 100)
+    message = Message("t", b"k", b"v", [], "id")
+    assert outbox.post(message)
+    outbox._waiting.popleft()  # It is on its way.
+    outbox._settled(message, 0.0, False, None, _DeliveredNowhere())  # type: ignore[arg-type]
+    assert [waiting for waiting, _, _ in outbox._waiting] == [message]
+    assert outbox.delivered == 0
+    outbox._waiting.popleft()
+    outbox._settled(message, 0.0, True, None, _DeliveredNowhere())  # type: ignore[arg-type]
+    assert not outbox._waiting
+    assert outbox.delivered == 1
+
+
 _SCRIPT = """
 import sys
 from omium import Omium

@@ -182,7 +182,7 @@ class ResumeOutcome(Event):
 
     @property
     def event_id(self) -> str:
-        return f"{self.command_id}:outcome"
+        return f"{self.command_id}:{self.status}"
 
     @property
     def key(self) -> str:

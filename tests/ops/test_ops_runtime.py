@@ -11,11 +11,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from confluent_kafka import KafkaError
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ops.runtime import failpoints, logs
 from ops.runtime.child import Child
+from ops.runtime.delivery import delivery_error
 from ops.runtime.settings import Settings
 
 Eventually = Callable[[Callable[[], bool]], None]
@@ -114,3 +116,21 @@ def _gone(pid: int) -> bool:
         return stat.read_text().split()[2] == "Z"
     except FileNotFoundError:
         return True
+
+
+class _Report:
+    def __init__(self, offset: int | None) -> None:
+        self._offset = offset
+
+    def offset(self) -> int | None:
+        return self._offset
+
+
+def test_a_record_delivered_at_no_offset_is_not_delivered() -> None:
+    """librdkafka calls a batch delivered that the broker took for a duplicate, though it may stand in no log."""
+    refused = KafkaError(KafkaError._MSG_TIMED_OUT)
+    assert delivery_error(None, _Report(0)) is None  # type: ignore[arg-type]
+    assert delivery_error(refused, _Report(None)) is refused  # type: ignore[arg-type]
+    doubt = delivery_error(None, _Report(None))  # type: ignore[arg-type]
+    assert doubt is not None
+    assert doubt.code() == KafkaError._FAIL
