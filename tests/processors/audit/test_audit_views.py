@@ -39,7 +39,9 @@ def history(ask: Ask, tenant: str, execution: str = "exec-1") -> dict[str, Any]:
 
 
 def test_recovery_audit_has_exactly_the_promised_columns(ask: Ask) -> None:
-    columns = ask("SELECT name FROM system.columns WHERE table = 'recovery_audit' ORDER BY position")
+    columns = ask(
+        "SELECT name FROM system.columns WHERE database = 'default' AND table = 'recovery_audit' ORDER BY position"
+    )
     assert tuple(column["name"] for column in columns) == AUDIT_COLUMNS
 
 
@@ -258,5 +260,7 @@ def test_every_view_answers_and_says_what_it_is(ask: Ask) -> None:
         assert view["comment"]
         if view["name"] != "recovery_history":
             ask(f"SELECT * FROM {view['name']} LIMIT 1")
-    undocumented = ask("SELECT name FROM system.columns WHERE table = 'recovery_audit' AND comment = ''")
+    undocumented = ask(
+        "SELECT name FROM system.columns WHERE database = 'default' AND table = 'recovery_audit' AND comment = ''"
+    )
     assert undocumented == []

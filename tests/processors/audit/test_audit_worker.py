@@ -157,7 +157,7 @@ def test_every_record_is_in_the_views_once_whatever_dies_when(
 ) -> None:
     produce(settings, "acme", 1500)
     url = f"chdb://{tmp_path / 'data'}"
-    for place in ("audit.inserted=exit@2", "audit.committed=exit@2"):
+    for place in ("audit.before-insert=exit@2", "audit.inserted=exit@2"):
         children.append(start(settings, url, place))
         assert children[-1].wait(_DEADLINE_S) == 137
     children.append(start(settings, url))
