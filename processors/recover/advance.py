@@ -154,7 +154,7 @@ def _command(
         issued_at=from_epoch_ms(turn.now),
         decision=_decision(turn, options, choices, policy),
     )
-    turn.emit(command, branch.trace, branch.wire_format)
+    turn.emit(command, branch.trace, branch.wire_format, max(b.at_ms for b in recovery.branches))
     in_flight = InFlight(
         attempt=attempt,
         strategy=option.strategy,

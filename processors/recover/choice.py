@@ -32,10 +32,11 @@ class Choice:
     @property
     def only_money_forbids(self) -> bool:
         refused = [c.why for c in self.candidates if not c.eligible and c.strategy is not Strategy.ASK_HUMAN]
-        return bool(refused) and all(why == _OVER_BUDGET for why in refused)
+        return bool(refused) and all(why in (_OVER_BUDGET, _NOT_WORTH) for why in refused)
 
 
 _OVER_BUDGET: Final = "costs more than is left"
+_NOT_WORTH: Final = "costs more than it is worth"
 
 
 def choose(recovery: Recovery, branch: Branch, options: RecoveryOptions, policy: Policy, now: int) -> Choice:
@@ -80,6 +81,8 @@ def _refusal(
         return "confidence below the floor"
     if recovery.cost_microusd + option.cost_microusd > cost_limit:
         return _OVER_BUDGET
+    if options.value_microusd and option.cost_microusd > option.confidence * options.value_microusd:
+        return _NOT_WORTH
     if now + option.latency_s * 1000 > time_limit:
         return "takes longer than is left"
     return None

@@ -72,3 +72,5 @@ class Emit:
     record: Event
     trace: Trace = ()
     wire_format: Wire = "avro"
+    since_ms: int = 0
+    """Of a command: broker's time of the failure that it answers."""

@@ -44,6 +44,8 @@ APPLIED_KEY: Final = b"@applied"
 """Changelog key of the positions; no execution's, whose tenant has no `@`."""
 SOURCE: Final = "omium/recover"
 WORKER: Final = "recover"
+RUNG_TOKENS: Final = 5
+"""What the deadline of an open recovery costs; to forget a closed one costs 1."""
 _OVERHEAD: Final = 4096
 """Bytes of key, headers and framing that a topic's limit counts beside the value."""
 _TOPIC_OF: Final[dict[type[Event], Topic]] = {t.record: t for t in TOPICS if t.record and not t.from_agents}
@@ -82,8 +84,12 @@ class Staged:
     messages: list[Message] = field(default_factory=list)
     emitted: list[Event] = field(default_factory=list)
     """The records among the messages, for the metrics."""
+    answered_ms: list[int] = field(default_factory=list)
+    """Broker's times of the failures that first commands answer."""
     changes: dict[str, bytes | None] = field(default_factory=dict)
     applied: dict[str, int] = field(default_factory=dict)
+    tokens: int = 0
+    """What the deadlines that fired cost."""
     replayed: int = 0
     ignored: int = 0
     """Failures that cannot be decoded: streams makes dead letters of them."""
@@ -161,15 +167,15 @@ class Ledger:
         now: int,
         *,
         fire_until: int = 0,
-        max_fired: int = 200,
+        tokens: int = 500,
         suspects: frozenset[tuple[str, int]] = frozenset(),
         breaks: bool = False,
     ) -> Staged:
         """What `batch`, then the deadlines up to `fire_until`, make of this state.
 
-        Per topic the batch is a run of offsets without gaps. `suspects`: (topic, offset) of records whose
-        outputs the broker refused: they become dead letters. `breaks`: the same for deadlines, whose recoveries
-        end as internal errors.
+        Per topic the batch is a run of offsets without gaps. `tokens`: what deadlines may cost. `suspects`: (topic,
+        offset) of records whose outputs the broker refused: they become dead letters. `breaks`: the same for
+        deadlines, whose recoveries end as internal errors.
         """
         staging = _Staging(self, now, suspects)
         for raw in turns(batch):
@@ -178,15 +184,21 @@ class Ledger:
             position = max(raw.offset + 1, staging.out.applied.get(raw.topic, 0))
             if position > self.applied.get(raw.topic, 0):
                 staging.out.applied[raw.topic] = position
-        for key in self._fired(fire_until, max_fired):
+        for key in self._fired(fire_until, tokens, staging.out):
             staging.fire(key, Broken("the broker refused what it caused") if breaks else Due())
         return staging.finish()
 
-    def _fired(self, until: int, limit: int) -> list[str]:
-        keys: list[str] = []
-        while len(keys) < limit and (due_ms := self.next_due_ms) is not None and due_ms <= until:
-            keys.append(heapq.heappop(self._due)[1])
-        return list(dict.fromkeys(keys))
+    def _fired(self, until: int, tokens: int, out: Staged) -> list[str]:
+        """The keys that are due, as many as the tokens pay for, and at least one."""
+        keys: dict[str, None] = {}
+        while (due_ms := self.next_due_ms) is not None and due_ms <= until:
+            _, is_open, _ = header(self.states[self._due[0][1]])
+            cost = RUNG_TOKENS if is_open else 1
+            if keys and out.tokens + cost > tokens:
+                break
+            out.tokens += cost
+            keys[heapq.heappop(self._due)[1]] = None
+        return list(keys)
 
     def commit(self, staged: Staged) -> None:
         """`staged` is on the broker: from now on it holds."""
@@ -282,6 +294,7 @@ class _Staging:
         self._touched[key] = after
         self.out.messages += messages
         self.out.emitted += [effect.record for effect in effects]
+        self.out.answered_ms += [effect.since_ms for effect in effects if effect.since_ms]
 
     def _state(self, key: str) -> Execution | None:
         if key in self._touched:

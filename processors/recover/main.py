@@ -7,7 +7,6 @@ import signal
 import sys
 import threading
 import time
-from collections import defaultdict, deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Final
 
@@ -28,9 +27,10 @@ from ops.runtime.lag import LagReporter
 from ops.runtime.logs import configure
 from ops.runtime.settings import Settings
 from processors.recover.clock import BrokerClock
-from processors.recover.ledger import Raw, Staged
+from processors.recover.lane import Lane
+from processors.recover.ledger import RUNG_TOKENS, Raw, Staged
 from processors.recover.observe import forget, observe
-from processors.recover.policy import Policies
+from processors.recover.policy import Policies, PolicyError
 from processors.recover.writer import DoubtError, Writer, ends
 from schemas.topics import RECOVER_INPUTS, RECOVER_STATE
 
@@ -39,52 +39,13 @@ log = logging.getLogger("omium.recover")
 _POLL_S: Final = 0.05
 _CONSUME: Final = 1000
 _BARRIER_EVERY_S: Final = 0.1
+_POLICY_EVERY_S: Final = 1.0
 _RETRY_S: Final = (0.2, 5.0)
 """Wait after a first doubt, and the longest, doubling in between."""
 
 
 class StartError(Exception):
     """The worker cannot start; the message says what to change."""
-
-
-class Lane:
-    """One assigned partition: its writer, what was read for it, and how far its inputs are read."""
-
-    def __init__(self, writer: Writer) -> None:
-        self.writer = writer
-        self.read: dict[str, deque[Raw]] = defaultdict(deque)
-        self.reached: dict[str, int] = {}
-        """Topic to the offset before which all was applied, or seen to be the end."""
-        self.asked: tuple[int, dict[str, int]] | None = None
-        """(broker's time, ends of the inputs taken after it)"""
-        self.barrier_ms = 0
-        """All that was appended before then has been applied."""
-        self.doubts = 0
-        self.retry_at_s = 0.0
-
-    def forget_read(self) -> None:
-        self.read.clear()
-        self.reached.clear()
-        self.asked = None
-        self.barrier_ms = 0
-
-    def batch(self) -> list[Raw]:
-        """The oldest records of all inputs, an equal share of each: a flood of one holds up no other."""
-        waiting = [queue for queue in self.read.values() if queue]
-        taken: list[Raw] = []
-        while waiting and len(taken) < self.writer.limit:
-            share = max(1, (self.writer.limit - len(taken)) // len(waiting))
-            for queue in waiting:
-                taken += [queue.popleft() for _ in range(min(share, len(queue), self.writer.limit - len(taken)))]
-            waiting = [queue for queue in waiting if queue]
-        return taken
-
-    def pass_barrier(self) -> None:
-        """Whether all that was there when the ends were taken has been applied."""
-        if self.asked and not any(self.read.values()):
-            asked_ms, at = self.asked
-            if all(self.reached.get(topic, 0) >= end for topic, end in at.items()):
-                self.barrier_ms, self.asked = asked_ms, None
 
 
 class Worker:
@@ -123,6 +84,8 @@ class Worker:
         self._partitions = _equal_partitions(self._consumer)
         self._pool = ThreadPoolExecutor(self._partitions, thread_name_prefix="recover")
         self._barrier_s = 0.0
+        self._policy_of = self._policy_age()
+        self._looked_s = time.monotonic()
 
     def readiness(self) -> str | None:
         lanes = list(self._lanes.values())
@@ -143,6 +106,7 @@ class Worker:
         try:
             while not self._stop.is_set():
                 self._clock.tick()
+                self._reload()
                 self._gather()
                 failpoints.hit("recover.polled")
                 self._take_over_again()
@@ -153,6 +117,33 @@ class Worker:
             self._consumer.close()
             self._pool.shutdown()
             self._clock.close()
+
+    # --- policy
+
+    def _policy_age(self) -> int:
+        path = self._settings.policy_file
+        try:
+            return path.stat().st_mtime_ns if path else 0
+        except OSError:
+            return 0
+
+    def _reload(self) -> None:
+        """A changed policy file counts from the next decision on; one that cannot be used changes nothing."""
+        if time.monotonic() - self._looked_s < _POLICY_EVERY_S:
+            return
+        self._looked_s = time.monotonic()
+        age = self._policy_age()
+        if age in (0, self._policy_of):
+            return
+        self._policy_of = age
+        try:
+            self._policies = Policies.load(self._settings.policy_file)
+        except PolicyError as error:
+            log.error("policy %s stays: %s", self._policies.version, error)
+            return
+        for lane in self._lanes.values():
+            lane.writer.follow(self._policies)
+        log.info("policy %s", self._policies.version)
 
     # --- assignment; runs inside poll, when no transaction is open
 
@@ -166,6 +157,7 @@ class Worker:
             future.result()
         for lane in self._lanes.values():
             lane.forget_read()
+            lane.writer.follow(self._policies)
         consumer.assign([self._start(tp) for tp in assigned])
         log.info("partitions %s", numbers)
 
@@ -278,9 +270,12 @@ class Worker:
             if not lane.writer.ready:
                 continue
             batch, next_due = lane.batch(), lane.writer.ledger.next_due_ms
-            if batch or (next_due is not None and next_due <= min(lane.barrier_ms, now)):
-                fire_until = min(lane.barrier_ms, now)
-                future = self._pool.submit(lane.writer.transact, batch, now, fire_until, self._consumer, metadata)
+            tokens = lane.tokens()
+            fire_until = min(lane.barrier_ms, now) if tokens >= RUNG_TOKENS else 0
+            if batch or (next_due is not None and next_due <= fire_until):
+                future = self._pool.submit(
+                    lane.writer.transact, batch, now, fire_until, tokens, self._consumer, metadata
+                )
                 running.append((lane, batch, future))
         for lane, batch, future in running:
             self._conclude(lane, batch, future)
@@ -296,9 +291,10 @@ class Worker:
             self._on_doubt(lane, error)
             return
         lane.doubts = 0
+        lane.spend(staged.tokens)
         for raw in batch:
             lane.reached[raw.topic] = max(raw.offset + 1, lane.reached.get(raw.topic, 0))
-        observe(lane.writer, staged)
+        observe(lane.writer, staged, self._clock.now_ms())
 
 
 def _raw(message: Message, topic: str, partition: int, offset: int) -> Raw:

@@ -15,10 +15,12 @@ from schemas.records import (
 )
 
 
-def observe(writer: Writer, staged: Staged) -> None:
-    """Count one committed transaction."""
+def observe(writer: Writer, staged: Staged, now_ms: int) -> None:
+    """Count one transaction that was committed at `now_ms`, broker's time."""
     for record in staged.emitted:
         _count(record)
+    for at_ms in staged.answered_ms:
+        metrics.COMMAND_LATENCY.observe(max(now_ms - at_ms, 0) / 1000)
     if staged.replayed:
         metrics.DISPOSITIONS.labels("replay", "duplicate").inc(staged.replayed)
     metrics.OPEN_RECOVERIES.labels(str(writer.partition)).set(writer.ledger.open)

@@ -303,11 +303,27 @@ def _on_outcome(turn: Turn, event: OutcomeRead) -> None:
             return said(
                 DispositionKind.COMMANDED if after and after.command else DispositionKind.ESCALATED, "next rung"
             )
+        case OutcomeStatus.RUNNING:
+            return said(DispositionKind.HELD, "still running" if _extend(turn, recovery) else "no time left")
         case OutcomeStatus.UNKNOWN:
             # A newer runtime's word: the deadline decides.
             return said(DispositionKind.STALE, "its status is not known to this release")
         case _:
             assert_never(record.status)
+
+
+def _extend(turn: Turn, recovery: Recovery) -> bool:
+    """Move the outcome deadline on, within the policy's bound. Whether it moved."""
+    branch, command = recovery.branches[0], recovery.command
+    assert command
+    policy = turn.policies.of(turn.state.tenant_id, branch.agent_id, branch.tool)
+    bound_ms = command.issued_ms + round((policy.start_within_s + policy.max_outcome_wait_s) * 1000)
+    until_ms = min(turn.now + round(policy.attempt_s * 1000), bound_ms)
+    if until_ms <= command.outcome_deadline_ms:
+        return turn.now < command.outcome_deadline_ms
+    command = replace(command, outcome_deadline_ms=until_ms)
+    turn.state = replace(turn.state, recovery=replace(recovery, command=command))
+    return True
 
 
 def _on_due(turn: Turn) -> None:

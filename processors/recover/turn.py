@@ -28,8 +28,8 @@ class Turn:
         self.policies = policies
         self.effects: list[Emit] = []
 
-    def emit(self, record: Event, trace: Trace = (), wire_format: Wire = "avro") -> None:
-        self.effects.append(Emit(record, trace, wire_format))
+    def emit(self, record: Event, trace: Trace = (), wire_format: Wire = "avro", since_ms: int = 0) -> None:
+        self.effects.append(Emit(record, trace, wire_format, since_ms))
 
     def dispose(
         self,

@@ -32,7 +32,7 @@ from confluent_kafka.admin import AdminClient, OffsetSpec
 from ops.runtime import failpoints
 from ops.runtime.delivery import delivery_error
 from ops.runtime.settings import Settings
-from processors.recover.ledger import Ledger, Message, Raw, Staged
+from processors.recover.ledger import RUNG_TOKENS, Ledger, Message, Raw, Staged
 from processors.recover.policy import Policies
 from schemas.topics import COMMANDS, RECOVER_INPUTS, RECOVER_STATE
 
@@ -40,6 +40,7 @@ log = logging.getLogger("omium.recover")
 
 MAX_BATCH: Final = 256
 _RPC_S: Final = 10.0
+_FLUSH_S: Final = 0.05
 _COMMITTED_TRIES: Final = 40
 _TRANSACTION_MS: Final = 15_000
 """A dead worker's open transaction holds readers up no longer, even where nobody takes its partition over."""
@@ -90,6 +91,10 @@ class Writer:
     @property
     def ready(self) -> bool:
         return self._producer is not None
+
+    def follow(self, policies: Policies) -> None:
+        """Decide by these policies from now on."""
+        self._policies = self.ledger.policies = policies
 
     # --- 1 to 3
 
@@ -201,10 +206,19 @@ class Writer:
 
     # --- 4
 
-    def transact(self, batch: Sequence[Raw], now: int, fire_until: int, consumer: Consumer, metadata: Any) -> Staged:
+    def transact(
+        self, batch: Sequence[Raw], now: int, fire_until: int, tokens: int, consumer: Consumer, metadata: Any
+    ) -> Staged:
         """One batch as one transaction; when this returns, it is committed. Raises DoubtError."""
+        if batch and self.limit < MAX_BATCH:
+            fire_until = 0  # While poison is hunted, a batch is its records alone.
         staged = self.ledger.stage(
-            batch, now, fire_until=fire_until, max_fired=self.limit, suspects=self.suspects, breaks=self._breaks
+            batch,
+            now,
+            fire_until=fire_until,
+            tokens=min(tokens, self.limit * RUNG_TOKENS),
+            suspects=self.suspects,
+            breaks=self._breaks,
         )
         for raw in batch:
             self.positions[raw.topic] = max(raw.offset + 1, self.positions.get(raw.topic, 0))
@@ -239,14 +253,21 @@ class Writer:
         # Always sent, also where only deadlines fired: it is what refuses a member that was voted out.
         producer.send_offsets_to_transaction(offsets, metadata, _RPC_S)
         failpoints.hit("recover.offsets_sent")
-        if producer.flush(_RPC_S) or self._refused:
-            raise KafkaException(self._refused or KafkaError(KafkaError._TIMED_OUT))
+        self._deliver(producer)
         producer.commit_transaction(_RPC_S)
 
     def _publish(self, producer: Producer, staged: Staged) -> None:
         for message in staged.messages:
             self._produce(producer, message)
-        if producer.flush(_RPC_S) or self._refused:
+        self._deliver(producer)
+
+    def _deliver(self, producer: Producer) -> None:
+        """Wait until every record is in its log. Raises KafkaException where one is not."""
+        deadline = time.monotonic() + _RPC_S
+        # In slices: behind a refused record the others wait for ever.
+        while producer.flush(_FLUSH_S) and self._refused is None and time.monotonic() < deadline:
+            pass
+        if self._refused is not None or len(producer):
             raise KafkaException(self._refused or KafkaError(KafkaError._TIMED_OUT))
 
     def _produce(self, producer: Producer, message: Message) -> None:

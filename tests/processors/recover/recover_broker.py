@@ -139,9 +139,12 @@ class Reader:
         self._consumer = Consumer(
             settings.kafka(
                 **{
-                    "group.id": "reader", "isolation.level": "read_committed", "enable.partition.eof": True,
-                    "enable.auto.commit": False, "fetch.wait.max.ms": 20,
-                }  # fmt: skip
+                    "group.id": "reader",
+                    "isolation.level": "read_committed",
+                    "enable.partition.eof": True,
+                    "enable.auto.commit": False,
+                    "fetch.wait.max.ms": 20,
+                }
             )
         )
         self.partitions = [TopicPartition(t.name, p) for t in OUTPUTS for p in range(settings.partitions)]

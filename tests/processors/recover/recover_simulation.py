@@ -100,7 +100,18 @@ class Simulation:
             return
         command = self.rng.choice(commands[-1:] * 3 + commands[-2:])
         reply = self.rng.choice(
-            ("succeeded", "succeeded", "succeeded", "again", "again", "again", "not_applied", "abandoned", "postponed")
+            (
+                "succeeded",
+                "succeeded",
+                "succeeded",
+                "again",
+                "again",
+                "again",
+                "not_applied",
+                "abandoned",
+                "postponed",
+                "running",
+            )
         )
         if reply == "again":
             self.fail(again(command))

@@ -174,7 +174,9 @@ def broker_time(load: Load) -> int:
     return said[0]
 
 
-def test_an_output_that_the_broker_refuses_costs_one_dead_letter(start, ours: Settings, load: Load, reader: Reader) -> None:  # type: ignore[no-untyped-def]
+def test_an_output_that_the_broker_refuses_costs_one_dead_letter(
+    start, ours: Settings, load: Load, reader: Reader
+) -> None:  # type: ignore[no-untyped-def]
     admin = AdminClient(ours.kafka())
     # Above any batch of the worker's, below this one command.
     set_limit(admin, COMMANDS.name, 52_000)
@@ -198,7 +200,9 @@ def set_limit(admin: AdminClient, topic: str, limit: int) -> None:
         future.result(10)
 
 
-def test_failures_in_the_wrong_partition_are_passed_on_and_served(start, ours: Settings, load: Load, reader: Reader) -> None:  # type: ignore[no-untyped-def]
+def test_failures_in_the_wrong_partition_are_passed_on_and_served(
+    start, ours: Settings, load: Load, reader: Reader
+) -> None:  # type: ignore[no-untyped-def]
     start()
     load.fail(range(20), partition=0, offer=False)
     wrong = [n for n in range(20) if partition_of(f"{load.tenant}/{load.run(n)}".encode(), ours.partitions)]

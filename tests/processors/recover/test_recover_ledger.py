@@ -317,3 +317,18 @@ def test_what_is_kept_is_the_state_itself() -> None:
     (change,) = [value for key, value in staged.changes.items() if key == f"{run[0]}/{run[1]}"]
     assert change
     assert decode(change).recovery is not None
+
+
+def test_after_an_outage_deadlines_drain_as_their_tokens_allow() -> None:
+    log, taken = Log(), ledger()
+    for run in EXECUTIONS:
+        log.fail(run)
+    taken.commit(taken.stage(log.records, NOW))
+    late = NOW + 10_000_000
+    counts = []
+    while (due := taken.next_due_ms) is not None and due <= late:
+        staged = taken.stage([], late, fire_until=late, tokens=20)
+        taken.commit(staged)
+        counts.append(sum(isinstance(r, RecoveryResult) for r in staged.emitted))
+    assert max(counts) == 4
+    assert sum(counts) == len(EXECUTIONS) > 4

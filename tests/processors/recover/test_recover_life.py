@@ -437,3 +437,35 @@ def test_an_unknown_status_of_a_newer_runtime_is_recorded_and_left_to_the_deadli
     assert outcome(world.commands[0], "postponed").status == "unknown"
     world.until_due()
     assert len(world.commands) == 2
+
+
+def test_a_heartbeat_moves_the_deadline_on_but_not_for_ever() -> None:
+    world = commanded()
+    (command,) = world.commands
+    world.tick(int((command.outcome_deadline - command.issued_at).total_seconds() * 1000) - 1000)
+    world.answer(command, "running")
+    assert kinds(world, "outcome") == ["held"]
+    world.tick(119_000)
+    assert len(world.commands) == 1
+    beats = 0
+    while len(world.commands) == 1:
+        world.answer(command, "running")
+        world.tick(60_000)
+        beats += 1
+    assert beats > 100
+    assert world.records(SettledAttempt)[0].duration_s <= 7260 + 60
+
+
+def test_a_heartbeat_without_an_end_is_the_next_rung() -> None:
+    world = commanded()
+    world.answer(world.commands[0], "running")
+    world.until_due()
+    assert len(world.commands) == 2
+
+
+def test_an_option_that_costs_more_than_the_run_is_worth_is_left_out() -> None:
+    world = World()
+    dear = option(Strategy.MODEL_UPGRADE, 0.95, 20_000)
+    world.offer(world.fail(), dear, BACKOFF, value_microusd=20_000)
+    assert world.commands[0].strategy == "exponential_backoff"
+    assert [c.eligible for c in world.commands[0].decision.candidates] == [False, True]
