@@ -16,7 +16,7 @@ from rich.console import Console
 
 from cli.demo.plan import Plan, Planned, Report, read_reports
 from cli.demo.services import Services
-from cli.demo.stack import Stack, StackError, lacking
+from cli.demo.stack import WORKERS, Stack, StackError, lacking
 from cli.demo.view import View, runs, summary
 from cli.demo.watch import Watch
 from cli.demo.work import FLEETS
@@ -72,10 +72,13 @@ def up(folder: Path | None = None) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: ended.set())
     try:
-        with _started(folder or UP_FOLDER, in_memory=bool(missing), fresh=False, console=console) as stack:
+        # Where every command looks without being told, if nobody else is there.
+        with _started(folder or UP_FOLDER, in_memory=bool(missing), fresh=False, console=console, port=9092) as stack:
+            for worker in WORKERS:
+                console.print(f"{worker}: {stack.metrics_url(worker)}", highlight=False, markup=False)
+            console.print("ready. Ctrl-C ends it, the data stays. For the other commands:", highlight=False)
             for name, value in stack.environment().items():
                 console.print(f"export {name}={value}", highlight=False, markup=False)
-            console.print(f"ready; logs are in {stack.folder}. Ctrl-C ends it, the data stays.", highlight=False)
             ended.wait()
     except (StackError, BrokerError, TopicsError) as error:
         console.print(f"error: {error}", style="bold red", markup=False)
@@ -94,9 +97,11 @@ def _interruptible() -> Iterator[None]:
 
 
 @contextmanager
-def _started(folder: Path, *, in_memory: bool, fresh: bool, console: Console) -> Iterator[Stack]:
+def _started(
+    folder: Path, *, in_memory: bool, fresh: bool, console: Console, port: int | None = None
+) -> Iterator[Stack]:
     """The stack, running; a status line says what is waited for."""
-    stack = Stack(folder, in_memory=in_memory, fresh=fresh)
+    stack = Stack(folder, in_memory=in_memory, fresh=fresh, port=port)
     began = time.monotonic()
     try:
         with console.status("starting"):

@@ -49,7 +49,10 @@ class Stack:
     """
 
     def __init__(self, folder: Path, *, in_memory: bool = False, fresh: bool = False, port: int | None = None) -> None:
-        """With `fresh`, what an earlier stack left in the folder is deleted. Raises StackError where one runs there."""
+        """With `fresh`, what an earlier stack left in the folder is deleted. `port` is the broker's, if it is free.
+
+        Raises StackError where another stack runs in the folder, or where it holds something else.
+        """
         self.folder = folder.absolute()
         self.in_memory = in_memory
         self._lock = _own(self.folder, fresh=fresh)
@@ -136,7 +139,8 @@ class Stack:
         return {"OMIUM_BOOTSTRAP": self.settings.bootstrap, "OMIUM_CLICKHOUSE": self.settings.clickhouse}
 
     def _start_broker(self) -> str:
-        self._broker = Broker(data_dir=self.folder / "kafka", port=self._port)
+        port = self._port if self._port and _free(self._port) else None
+        self._broker = Broker(data_dir=self.folder / "kafka", port=port)
         self._broker.start()
         return self._broker.bootstrap
 
@@ -182,6 +186,11 @@ def _own(folder: Path, *, fresh: bool) -> IO[bytes]:
         if entry.name != _MARKER:
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
     return lock
+
+
+def _free(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) != 0
 
 
 def _free_port() -> int:
