@@ -22,8 +22,7 @@ from ops.broker import Broker, Security
 from ops.runtime import topics
 from ops.runtime.child import Child
 from ops.runtime.settings import Settings
-from processors.audit.embedded import EmbeddedError
-from processors.audit.store import reader
+from processors.audit.store import UNAVAILABLE, reader
 
 pytestmark = pytest.mark.integration
 _PASSWORD = "correct horse"
@@ -154,6 +153,6 @@ def _recovered(database: str) -> bool:
     try:
         with reader(database) as client:
             rows = client.query("SELECT result_success FROM recovery_audit").result_rows
-    except EmbeddedError:  # the audit worker has not opened it yet
+    except UNAVAILABLE:  # the audit worker has not opened it yet, or not made its views
         return False
     return [bool(success) for (success,) in rows] == [True]
