@@ -1,19 +1,23 @@
 """Scores the classifier on real errors, and measures what it costs.
 
-`python -m ops.bench.classify FILE`: FILE holds JSON lines with source_system, exception_class, http_status, code, message,
-expected_category and expected_subtype. Nothing of the expected columns reaches the classifier. A row becomes a FailureEvent
-as a runtime would report it: the exception with its class, status, code and message; origin and protocol only from what a
-runtime knows, which library raised.
+`python -m ops.bench.classify FILE`: FILE holds JSON lines with source_system, exception_class, http_status, code,
+message, expected_category and expected_subtype. Nothing of the expected columns reaches the classifier. A row becomes a
+FailureEvent
+as a runtime would report it: the exception with its class, status, code and message; origin and protocol only from
+what a runtime knows, which library raised.
 
-- answered: share of verdicts that are no abstention (`tool_failure/unknown`, unclassified); an expected `unknown` that is met
+- answered: share of verdicts that are no abstention (`tool_failure/unknown`, unclassified); an expected `unknown`
+that is met
   is an answer, and right.
-- transient_called_permanent, permanent_called_transient: harm. Transient is what waiting or repeating may cure: rate_limit,
+- transient_called_permanent, permanent_called_transient: harm. Transient is what waiting or repeating may cure:
+rate_limit,
   timeout (of a tool or a run), service_unavailable, network_error. An abstention harms nobody.
 - The last line is JSON.
 
-`--half train|held-out` takes the rows whose SHA-256 starts with an even or an odd byte: rules were written looking at the
-first. `python -m ops.bench.classify --cost` measures CPU time of classify and of the whole decision, and the tail of 10,000
-random and mutated events.
+`--half train|held-out` takes the rows whose SHA-256 starts with an even or an odd byte: rules were written looking at
+the
+first. `python -m ops.bench.classify --cost` measures CPU time of classify and of the whole decision, and the tail of
+10,000 random and mutated events.
 """
 
 from __future__ import annotations
@@ -34,15 +38,75 @@ from streams.decide.classify import Rules, classify, load_rules
 
 TRANSIENT: Final = frozenset({"rate_limit", "timeout", "service_unavailable", "network_error"})
 
-_CLIENTS_OF_TOOLS: Final = (
-    "requests urllib httpx aiohttp urllib3 http.client smtplib ftplib paramiko botocore redis psycopg asyncpg sqlalchemy "
-    "pymongo pymysql mysql kafka confluent aiokafka playwright selenium github stripe slack twilio elasticsearch opensearch "
-    "grpc mcp a2a docker kubernetes qdrant pinecone weaviate chromadb tavily snowflake bigquery clickhouse neo4j notion jira"
-).split()
-_CLIENTS_OF_MODELS: Final = (
-    "openai anthropic google-genai google.genai vertex bedrock litellm groq mistral cohere ollama vllm openrouter together "
-    "fireworks replicate huggingface deepseek azure xai perplexity"
-).split()
+_CLIENTS_OF_TOOLS: Final = [
+    "requests",
+    "urllib",
+    "httpx",
+    "aiohttp",
+    "urllib3",
+    "http.client",
+    "smtplib",
+    "ftplib",
+    "paramiko",
+    "botocore",
+    "redis",
+    "psycopg",
+    "asyncpg",
+    "sqlalchemy",
+    "pymongo",
+    "pymysql",
+    "mysql",
+    "kafka",
+    "confluent",
+    "aiokafka",
+    "playwright",
+    "selenium",
+    "github",
+    "stripe",
+    "slack",
+    "twilio",
+    "elasticsearch",
+    "opensearch",
+    "grpc",
+    "mcp",
+    "a2a",
+    "docker",
+    "kubernetes",
+    "qdrant",
+    "pinecone",
+    "weaviate",
+    "chromadb",
+    "tavily",
+    "snowflake",
+    "bigquery",
+    "clickhouse",
+    "neo4j",
+    "notion",
+    "jira",
+]
+_CLIENTS_OF_MODELS: Final = [
+    "openai",
+    "anthropic",
+    "google-genai",
+    "google.genai",
+    "vertex",
+    "bedrock",
+    "litellm",
+    "groq",
+    "mistral",
+    "cohere",
+    "ollama",
+    "vllm",
+    "openrouter",
+    "together",
+    "fireworks",
+    "replicate",
+    "huggingface",
+    "deepseek",
+    "azure",
+    "xai",
+    "perplexity",
+]
 
 
 @dataclass(frozen=True, slots=True)

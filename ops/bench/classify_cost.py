@@ -19,10 +19,51 @@ BUDGET_US: Final = {"status code": 40.0, "long message": 150.0}
 _ROUNDS: Final = 2_000
 _EVENTS: Final = 10_000
 _NOW: Final = datetime(2026, 1, 1, tzinfo=UTC)
-_WORDS: Final = (
-    "the request to model failed because connection timeout after limit tokens exceeded rate quota not found invalid api key "
-    "error code 429 500 'code': 'type': maximum context length tool call history format value out of range retry {} [] \" \\ é 💥"
-).split()
+_WORDS: Final = [
+    "the",
+    "request",
+    "to",
+    "model",
+    "failed",
+    "because",
+    "connection",
+    "timeout",
+    "after",
+    "limit",
+    "tokens",
+    "exceeded",
+    "rate",
+    "quota",
+    "not",
+    "found",
+    "invalid",
+    "api",
+    "key",
+    "error",
+    "code",
+    "429",
+    "500",
+    "'code':",
+    "'type':",
+    "maximum",
+    "context",
+    "length",
+    "tool",
+    "call",
+    "history",
+    "format",
+    "value",
+    "out",
+    "of",
+    "range",
+    "retry",
+    "{}",
+    "[]",
+    '"',
+    "\\",
+    "é",
+    "💥",
+]
 
 
 def _event(**fields: Any) -> FailureEvent:
@@ -73,9 +114,25 @@ def random_event(source: random.Random, rows: Sequence[Mapping[str, Any]]) -> Fa
     return FailureEvent.model_validate({"tenant_id": "t", "execution_id": "e", **fields}, context=NATURAL)
 
 
-_KEYS: Final = (
-    "type range enum format min max values pattern properties required items a b rules assumption error code".split()
-)
+_KEYS: Final = [
+    "type",
+    "range",
+    "enum",
+    "format",
+    "min",
+    "max",
+    "values",
+    "pattern",
+    "properties",
+    "required",
+    "items",
+    "a",
+    "b",
+    "rules",
+    "assumption",
+    "error",
+    "code",
+]
 
 
 def _value(source: random.Random, depth: int) -> Any:

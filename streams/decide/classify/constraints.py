@@ -1,9 +1,10 @@
 """The agent's output against the constraints of its task: every violation, with its path.
 
-Constraints are one JSON Schema for the whole output, or {field: constraint}. A field is a name or a dotted path, in which `*`
-stands for every item. A constraint is one of
+Constraints are one JSON Schema for the whole output, or {field: constraint}. A field is a name or a dotted path, in
+which `*` stands for every item. A constraint is one of
 
-- {"type": "range", "min", "max", "exclusive_min", "exclusive_max", "unit"}: bounds are numbers or ISO 8601 dates; values may be
+- {"type": "range", "min", "max", "exclusive_min", "exclusive_max", "unit"}: bounds are numbers or ISO 8601 dates;
+values may be
   text with a unit or a percent sign; with unit "fraction" 5 % is 0.05;
 - {"type": "enum", "values"};
 - {"type": "format", "pattern"}: RE2, must match in full; or {"type": "format", "format"}: a format of JSON Schema;
@@ -73,7 +74,9 @@ def _check_schema(output: Any, schema: Mapping[str, Any]) -> Checked:
 
 
 def _structured(output: Any, fields: tuple[str, ...], found: list[Violation]) -> Any:
-    """The output as fields; what had to be dug out of prose is noted in `found`. None where there is nothing to check."""
+    """The output as fields; what had to be dug out of prose is noted in `found`. None where there is nothing to
+    check.
+    """
     if isinstance(output, dict | list) or not fields:
         return output
     if isinstance(output, str):

@@ -1,7 +1,9 @@
 """Rules between fields: `end_date > start_date`, `total == subtotal + tax`.
 
-In the constraints they stand under `rules`: a list of such texts, or of {"name": ..., "rule": text}. A side is a field's path, a
-number, or a sum and difference of those; a comparison is one of == != < <= > >=. A rule whose fields are missing says nothing.
+In the constraints they stand under `rules`: a list of such texts, or of {"name": ..., "rule": text}. A side is a
+field's path, a
+number, or a sum and difference of those; a comparison is one of == != < <= > >=. A rule whose fields are missing says
+nothing.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Which rules speak about an error, and which of them decides.
 
-Each rule has a strength: how specific its evidence is. Structured evidence (a status, a code) adds to it, a class name adds
-less, the text of a message nothing; deeper causes add a little, so that of equal evidence the innermost wins.
+Each rule has a strength: how specific its evidence is. Structured evidence (a status, a code) adds to it, a class
+name adds less, the text of a message nothing; deeper causes add a little, so that of equal evidence the innermost wins.
 """
 
 from __future__ import annotations

@@ -14,7 +14,10 @@ from schemas.records import json_bounds_error
 _MAX_TEXT: Final = 65_536
 _MAX_STARTS: Final = 16
 _MAX_NAME_CHARS: Final = 64
-_VALUE: Final = r"(?:\s+(?:is|was|of|are)|\s*[:=]|\s*->)\s*[\"'`*]*([^\s\"'`*,;][^\n\"'`*,;]{0,100}?)[\"'`*]*(?:[.]?\s*$|[.]\s|[,;\n\"'`*])"
+_VALUE: Final = (
+    r"(?:\s+(?:is|was|of|are)|\s*[:=]|\s*->)\s*"
+    r"[\"'`*]*([^\s\"'`*,;][^\n\"'`*,;]{0,100}?)[\"'`*]*(?:[.]?\s*$|[.]\s|[,;\n\"'`*])"
+)
 
 
 def json_in(text: str) -> Any | None:

@@ -1,6 +1,7 @@
 """The agent's reasoning against what is known: assumptions, required steps and factors, the conclusion, repeated calls.
 
-Only what can be shown to be wrong is a flaw: an assumption about something that is no known fact, a value that cannot be compared
+Only what can be shown to be wrong is a flaw: an assumption about something that is no known fact, a value that cannot
+be compared
 with the fact's, a conclusion in other words than the expected one are none. A `Verifier` can judge what is left over.
 """
 
@@ -30,7 +31,23 @@ _SAME_WORDS: Final = 0.6
 _MAX_TEXT: Final = 16_384
 _SEPARATORS: Final = str.maketrans(dict.fromkeys(string.punctuation, " "))
 _NEGATIONS: Final = frozenset(
-    "not no never cannot don doesn won isn aren without deny denied reject rejected decline".split()
+    [
+        "not",
+        "no",
+        "never",
+        "cannot",
+        "don",
+        "doesn",
+        "won",
+        "isn",
+        "aren",
+        "without",
+        "deny",
+        "denied",
+        "reject",
+        "rejected",
+        "decline",
+    ]
 )
 _HEDGED: Final = re2.compile(
     r"(?i)^(not|no|n't|at least|at most|over|under|more|less|above|below|about|around|between|unknown|never)\b"
@@ -61,8 +78,8 @@ class Judgement:
 class Verifier(Protocol):
     """Judges claims that no fact decides, for example by asking a model.
 
-    It may do I/O, so it runs at the edge and under the edge's time limit, before `classify`; what it has not answered by then
-    counts as not judged.
+    It may do I/O, so it runs at the edge and under the edge's time limit, before `classify`; what it has not answered
+    by then counts as not judged.
     """
 
     async def verify(self, event: FailureEvent, claims: Sequence[Claim]) -> Sequence[Judgement]: ...
@@ -234,7 +251,31 @@ def _words(text: str) -> list[str]:
 
 _STEM_CHARS: Final = 4
 """Of a word that is compared: `verify` and `verified` are the same step."""
-_FILLERS: Final = frozenset("the a an of and or to for in on with is are has have that it its if by as".split())
+_FILLERS: Final = frozenset(
+    [
+        "the",
+        "a",
+        "an",
+        "of",
+        "and",
+        "or",
+        "to",
+        "for",
+        "in",
+        "on",
+        "with",
+        "is",
+        "are",
+        "has",
+        "have",
+        "that",
+        "it",
+        "its",
+        "if",
+        "by",
+        "as",
+    ]
+)
 
 
 def _text(value: Any) -> str:
@@ -292,7 +333,9 @@ def _differ(concluded: Any, expected: Any) -> float:
 
 
 def _loops(calls: Sequence[ToolCall]) -> Iterator[Flaw]:
-    """A cycle of calls, with equal arguments, repeated up to the end of the run; whether they succeeded does not matter."""
+    """A cycle of calls, with equal arguments, repeated up to the end of the run; whether they succeeded does not
+    matter.
+    """
     prints = [call.call_fingerprint for call in calls]
     repeated = _cycle(prints) or _dominant(prints)
     if repeated is None:

@@ -35,7 +35,9 @@ _LIMITS: Final = (
 
 
 def overruns(event: FailureEvent) -> list[Overrun]:
-    """Limits exceeded, hard ones first: what ran out of memory was slow as well. Reaching the step limit is exceeding it."""
+    """Limits exceeded, hard ones first: what ran out of memory was slow as well. Reaching the step limit is
+    exceeding it.
+    """
     metrics = event.metrics
     if metrics is None:
         return []

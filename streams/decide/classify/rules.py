@@ -11,12 +11,13 @@ A rule says what one form of evidence means:
     code = ["-32001"]                            #   protocol or library code, compared as text,
     name_like = ['rate_?limit']                  #   RE2, searched in exception class names and codes,
     text = ['rate[ _-]?limit']                   #   RE2, searched in messages,
-    when = { protocol = ["mcp"] }                # all of it must hold: origin, protocol, status, seen (rules that spoke)
-    unless = { seen = ["quota-words"] }          # none of it may hold
+    when = { protocol = ["mcp"] }                # all must hold: origin, protocol, status, seen (rules that spoke)
+    unless = { seen = ["quota-words"] }          # none may hold
 
-All patterns ignore case. A status is also found where a message spells it out ("Error code: 429", "HTTP 503"), and a name where
-a message shows an exception class or a quoted code. A tenant's file has the same form: its rules are added, and one of an
-existing name replaces that one.
+All patterns ignore case. A status is also found where a message spells it out ("Error code: 429", "HTTP 503"), and a
+name where
+a message shows an exception class or a quoted code. A tenant's file has the same form: its rules are added, and one
+of an existing name replaces that one.
 """
 
 from __future__ import annotations
@@ -41,7 +42,8 @@ MAX_NAME_CHARS: Final = 120
 MAX_RULES: Final = 2_000
 
 STATUS_FORM: Final = (
-    r"(?:^|error code:? ?|status(?:[ _-]?code)?\\?[\"']?(?: of|:| =|=| is)? ?\(?|\bHTTP(?: error| status| code)?(?:/\d(?:\.\d)?)?[ :(]+"
+    r"(?:^|error code:? ?|status(?:[ _-]?code)?\\?[\"']?(?: of|:| =|=| is)? ?\(?"
+    r"|\bHTTP(?: error| status| code)?(?:/\d(?:\.\d)?)?[ :(]+"
     r"|[\"']code\\?[\"']: ?|(?:error|too many|returned|responded with|got|received|answered) [\"'(\[]?|: |\[|\()"
     r"(?:STATUS)(?:[ ,:\])}\"'.]|$)"
 )
@@ -166,7 +168,9 @@ class Rules:
         return self._names.match_name(name[:MAX_NAME_CHARS])[0]
 
     def in_text(self, text: bytes) -> tuple[tuple[Rule, ...], bool]:
-        """Rules that find something in this UTF-8 message, in one pass over it, and whether it shows names of errors."""
+        """Rules that find something in this UTF-8 message, in one pass over it, and whether it shows names of
+        errors.
+        """
         return self._texts.match(text)
 
 

@@ -1,8 +1,9 @@
 """Whole JSON Schemas, drafts 7 and 2020-12: checked before they are compiled, then every error with its path.
 
-The check bounds what a schema can cost: size, depth, the number of subschemas once every `$ref` is expanded, and references
-only within the document and without cycles. Patterns run on a linear-time engine. A schema that is refused is not applied:
-what cannot be checked is no violation.
+The check bounds what a schema can cost: size, depth, the number of subschemas once every `$ref` is expanded, and
+references
+only within the document and without cycles. Patterns run on a linear-time engine. A schema that is refused is not
+applied: what cannot be checked is no violation.
 """
 
 from __future__ import annotations
@@ -28,19 +29,49 @@ _TYPES: Final = frozenset({"object", "array", "string", "number", "integer", "bo
 _DRAFT_7: Final = ("http://json-schema.org/draft-07/schema", "https://json-schema.org/draft-07/schema")
 _DRAFT_2020: Final = "https://json-schema.org/draft/2020-12/schema"
 _KEYWORDS: Final = frozenset(
-    (
-        "$schema $ref $defs definitions properties patternProperties required anyOf oneOf allOf not if items prefixItems "
-        "enum const minimum maximum exclusiveMinimum exclusiveMaximum additionalProperties"
-    ).split()
+    [
+        "$schema",
+        "$ref",
+        "$defs",
+        "definitions",
+        "properties",
+        "patternProperties",
+        "required",
+        "anyOf",
+        "oneOf",
+        "allOf",
+        "not",
+        "if",
+        "items",
+        "prefixItems",
+        "enum",
+        "const",
+        "minimum",
+        "maximum",
+        "exclusiveMinimum",
+        "exclusiveMaximum",
+        "additionalProperties",
+    ]
 )
 _NAMED_SUBSCHEMAS: Final = frozenset({"properties", "patternProperties", "$defs", "definitions", "dependentSchemas"})
 _VALUES: Final = frozenset({"enum", "const", "default", "examples", "required"})
 
 _RANGE: Final = frozenset(
-    (
-        "minimum maximum exclusiveMinimum exclusiveMaximum minLength maxLength minItems maxItems minProperties "
-        "maxProperties multipleOf minContains maxContains"
-    ).split()
+    [
+        "minimum",
+        "maximum",
+        "exclusiveMinimum",
+        "exclusiveMaximum",
+        "minLength",
+        "maxLength",
+        "minItems",
+        "maxItems",
+        "minProperties",
+        "maxProperties",
+        "multipleOf",
+        "minContains",
+        "maxContains",
+    ]
 )
 _BOUND_NAMES: Final = {
     "minimum": "min",
@@ -55,12 +86,19 @@ _BOUND_NAMES: Final = {
 }
 
 
-class SchemaRefused(ValueError):
+_REFERENCES: Final = frozenset({"$ref", "$dynamicRef", "$recursiveRef"})
+_Node = tuple[str, Any, int, str]
+"""Path, subschema, depth, and the path of the definition that it is part of."""
+
+
+class SchemaRefusedError(ValueError):
     """The schema is invalid, of another draft, or could cost too much."""
 
 
 def is_schema(constraints: Mapping[str, Any]) -> bool:
-    """Whether constraints are one JSON Schema: a keyword with a schema's value, not a field with a constraint of its own."""
+    """Whether constraints are one JSON Schema: a keyword with a schema's value, not a field with a constraint of its
+    own.
+    """
     if "$schema" in constraints:
         return True
     kind = constraints.get("type")
@@ -98,36 +136,35 @@ def refusal(schema: Any) -> str | None:
 def _shape_refusal(schema: Any) -> str | None:
     own: dict[str, int] = {}
     references: dict[str, list[str]] = {}
-    pending: list[tuple[str, Any, int, str]] = [("#", schema, 0, "#")]
-    subschemas = 0
+    pending: list[_Node] = [("#", schema, 0, "#")]
     while pending:
         path, node, depth, owner = pending.pop()
         if depth > MAX_DEPTH:
             return f"nested deeper than {MAX_DEPTH}"
         if isinstance(node, list):
             pending.extend((f"{path}/{index}", item, depth + 1, owner) for index, item in enumerate(node))
-            continue
-        if not isinstance(node, dict):
-            continue
-        if _is_definition(path):
-            owner = path
-        subschemas += 1
-        own[owner] = own.get(owner, 0) + 1
-        for key, value in node.items():
-            if key in ("$ref", "$dynamicRef", "$recursiveRef") and isinstance(value, str):
-                if not value.startswith("#"):
-                    return "a reference to another document"
-                references.setdefault(owner, []).append(value)
-            elif key in _NAMED_SUBSCHEMAS and isinstance(value, dict):
-                pending.extend((f"{path}/{key}/{name}", item, depth + 2, owner) for name, item in value.items())
-            elif key not in _VALUES:
-                pending.append((f"{path}/{key}", value, depth + 1, owner))
-    if subschemas > MAX_SUBSCHEMAS:
+        elif isinstance(node, dict):
+            owner = path if _is_definition(path) else owner
+            own[owner] = own.get(owner, 0) + 1
+            named = [value for key, value in node.items() if key in _REFERENCES and isinstance(value, str)]
+            if any(not reference.startswith("#") for reference in named):
+                return "a reference to another document"
+            references.setdefault(owner, []).extend(named)
+            pending.extend(_below(path, node, depth, owner))
+    if sum(own.values()) > MAX_SUBSCHEMAS:
         return f"more than {MAX_SUBSCHEMAS} subschemas"
     expanded = _expanded(own, references)
     if expanded is None:
         return "a cyclic reference, or one that is not found"
     return f"more than {MAX_EXPANDED} subschemas once expanded" if expanded > MAX_EXPANDED else None
+
+
+def _below(path: str, node: Mapping[str, Any], depth: int, owner: str) -> Iterator[_Node]:
+    for key, value in node.items():
+        if key in _NAMED_SUBSCHEMAS and isinstance(value, dict):
+            yield from ((f"{path}/{key}/{name}", item, depth + 2, owner) for name, item in value.items())
+        elif key not in _VALUES and key not in _REFERENCES:
+            yield f"{path}/{key}", value, depth + 1, owner
 
 
 def _is_definition(path: str) -> bool:
@@ -150,7 +187,7 @@ def _expanded(own: Mapping[str, int], references: Mapping[str, list[str]]) -> in
 
 
 def validator(schema: Any, registry: Any = None, formats: bool = True) -> jsonschema_rs.Validator:
-    """A compiled validator; raises SchemaRefused. Nothing is fetched, patterns are linear, formats are asserted."""
+    """Compiled: nothing is fetched, patterns are linear, formats are asserted. Raises SchemaRefusedError."""
     draft: Any = jsonschema_rs.Draft202012Validator
     if isinstance(schema, dict) and str(schema.get("$schema", "")).removesuffix("#") in _DRAFT_7:
         draft = jsonschema_rs.Draft7Validator
@@ -160,7 +197,7 @@ def validator(schema: Any, registry: Any = None, formats: bool = True) -> jsonsc
     try:
         return draft(schema, pattern_options=jsonschema_rs.RegexOptions(), **options)  # type: ignore[no-any-return]
     except (ValueError, RecursionError, jsonschema_rs.ReferencingError) as error:
-        raise SchemaRefused(str(error).partition("\n")[0][:200]) from None
+        raise SchemaRefusedError(str(error).partition("\n")[0][:200]) from None
 
 
 @lru_cache(maxsize=512)
@@ -170,7 +207,7 @@ def _compiled(text: bytes) -> jsonschema_rs.Validator | str:
         return why
     try:
         return validator(schema)
-    except SchemaRefused as error:
+    except SchemaRefusedError as error:
         return str(error)
 
 
@@ -238,11 +275,9 @@ def _parent(schema: Any, path: list[str | int]) -> Mapping[str, Any]:
     """The subschema whose keyword failed; empty where a reference stands in between."""
     node = schema
     for part in path[:-1]:
-        if isinstance(node, dict) and part in node:
+        try:
             node = node[part]
-        elif isinstance(node, list) and isinstance(part, int) and part < len(node):
-            node = node[part]
-        else:
+        except (KeyError, IndexError, TypeError):
             return {}
     return node if isinstance(node, dict) else {}
 

@@ -78,7 +78,9 @@ def folded(text: str) -> str:
 
 
 def nearest(value: Any, allowed: Sequence[Any]) -> Any | None:
-    """The allowed value that `value` most likely meant, or None: equal but for case, spaces and separators, else closest."""
+    """The allowed value that `value` most likely meant, or None: equal but for case, spaces and separators, else
+    closest.
+    """
     if not isinstance(value, str):
         return next((item for item in allowed[:_MAX_ALLOWED] if str(item) == str(value)), None)
     words = [item for item in allowed[:_MAX_ALLOWED] if isinstance(item, str)]

@@ -1,8 +1,8 @@
 """From everything that the event shows to one verdict, and the words that explain it.
 
 Order: control flow before all; then constraints that the output breaks; then the error, where its evidence is specific
-enough; then flaws of the reasoning; then limits exceeded; then what little a weak error says. Else nothing is said: `unknown`
-where a tool failed, unclassified where not even that is known.
+enough; then flaws of the reasoning; then limits exceeded; then what little a weak error says. Else nothing is said:
+`unknown` where a tool failed, unclassified where not even that is known.
 """
 
 from __future__ import annotations
@@ -129,7 +129,8 @@ def _violation_details(violation: Violation) -> dict[str, Any]:
 
 def _of_error(event: FailureEvent, said: list[Finding]) -> Classification:
     decisive, rule = said[0], said[0].rule
-    what = f"{decisive.path} says {_cut(decisive.text)!r}" if decisive.text else f"{decisive.path} shows it"
+    evidence = _error_evidence(said)
+    what = f"{decisive.path} says {evidence[0].text!r}" if decisive.text else f"{decisive.path} shows it"
     return Classification(
         category=rule.category,
         subtype=rule.subtype,
@@ -137,21 +138,30 @@ def _of_error(event: FailureEvent, said: list[Finding]) -> Classification:
         confidence=_confidence(said),
         rule=rule.name,
         details=_json(_error_details(event, rule.subtype, rule.category)),
-        evidence=_error_evidence(said),
-        explanation=mask(f"{SENTENCES.get(rule.subtype, 'The cause is not known')}: {what}."),
+        evidence=evidence,
+        explanation=f"{SENTENCES.get(rule.subtype, 'The cause is not known')}: {what}.",
         counterfactual=_counterfactual(said),
     )
 
 
 def _error_evidence(said: list[Finding]) -> tuple[Evidence, ...]:
-    """What spoke for the verdict, then what spoke against it."""
+    """What spoke for the verdict, the decisive first, then what spoke against it."""
     verdict = said[0].verdict
     ordered = [item for item in said if item.verdict == verdict] + [item for item in said if item.verdict != verdict]
-    return tuple(_evidence(item.source, item.path, item.rule.name, item.text) for item in ordered[:_MAX_EVIDENCE])
+    shown: dict[str, str] = {}
+    for item in ordered[:_MAX_EVIDENCE]:
+        if item.text not in shown:
+            shown[item.text] = _shown(item.text)
+    return tuple(
+        Evidence(source=item.source, path=item.path, rule=item.rule.name, text=shown[item.text])
+        for item in ordered[:_MAX_EVIDENCE]
+    )
 
 
 def _confidence(said: list[Finding]) -> float:
-    """Shares of right verdicts on 350 errors kept out of the rules' making (tests/data), by weight and lead over a rival verdict."""
+    """Shares of right verdicts on 350 errors kept out of the rules' making (tests/data), by weight and lead over a
+    rival verdict.
+    """
     weight = said[0].weight
     rival = next((item.weight for item in said if item.verdict != said[0].verdict), 0)
     close = weight - rival < _CLEAR_LEAD
@@ -239,7 +249,12 @@ def _abstained(event: FailureEvent, refused: list[str]) -> Classification:
 
 
 def _evidence(source: EvidenceSource, path: str, rule: str, text: str) -> Evidence:
-    return Evidence(source=source, path=path, rule=rule, text=_cut(mask(text[: 4 * _EVIDENCE_CHARS])))
+    return Evidence(source=source, path=path, rule=rule, text=_shown(text))
+
+
+def _shown(text: str) -> str:
+    """Masked, then cut: a cut secret would not be recognised."""
+    return text if text.isdigit() else _cut(mask(text[: 4 * _EVIDENCE_CHARS]))
 
 
 def _cut(text: str) -> str:

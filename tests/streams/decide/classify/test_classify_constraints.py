@@ -185,7 +185,7 @@ def test_a_failed_tool_explains_an_output_that_is_missing_but_not_one_that_is_wr
 
 def test_many_and_huge_violations_stay_bounded() -> None:
     constraints = {f"f{index}": {"type": "enum", "values": ["v" * 500] * 20} for index in range(150)}
-    verdict = classify(event(output={name: "w" * 5_000 for name in constraints}, constraints=constraints))
+    verdict = classify(event(output=dict.fromkeys(constraints, "w" * 5000), constraints=constraints))
     assert verdict.subtype == "enum_violation"
     assert len(verdict.details) <= 32_768
     assert details(verdict)["violations"]

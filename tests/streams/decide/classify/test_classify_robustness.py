@@ -28,7 +28,26 @@ JSON = st.recursive(
     max_leaves=12,
 )
 KEYWORDS = st.sampled_from(
-    "type range enum format min max values pattern properties required items $ref rules anyOf minimum assumption code error".split()
+    [
+        "type",
+        "range",
+        "enum",
+        "format",
+        "min",
+        "max",
+        "values",
+        "pattern",
+        "properties",
+        "required",
+        "items",
+        "$ref",
+        "rules",
+        "anyOf",
+        "minimum",
+        "assumption",
+        "code",
+        "error",
+    ]
 )
 CONSTRAINTS = st.dictionaries(
     KEYWORDS | st.text(max_size=4), JSON | st.dictionaries(KEYWORDS, JSON | KEYWORDS), max_size=5
