@@ -13,6 +13,7 @@ from ops.runtime.lag import LagReporter
 from ops.runtime.settings import Settings
 from streams.app import INPUTS, WORKER, build, prepare
 from streams.decide import catalogue, decide
+from streams.decide.classify import built_in
 from streams.edge.app import App
 from streams.edge.run import run as run_app
 from streams.learning.confidence import ConfidenceView
@@ -31,12 +32,14 @@ def run(settings: Settings) -> int:
         return 1
     names = [topic.name for topic in INPUTS]
     knowledge = catalogue.load(settings.catalogue_file)
+    # Read now: the first failure should not wait for it.
+    rules = built_in()
     view = ConfidenceView(settings)
     app: App | None = None
 
     async def start() -> App:
         nonlocal app
-        app = await build(settings, partial(decide, catalogue=knowledge), lambda: view.rates)
+        app = await build(settings, partial(decide, catalogue=knowledge, rules=rules), lambda: view.rates)
         return app
 
     def readiness() -> str | None:
