@@ -53,7 +53,7 @@ def _locked(name: str) -> dict[str, str]:
     return dict(re.findall(r"^([a-z0-9._-]+)==(\S+)", text, re.MULTILINE))
 
 
-@pytest.mark.parametrize("name", ["bootstrap.txt", "dev.txt", "runtime.txt"])
+@pytest.mark.parametrize("name", sorted(path.name for path in (ROOT / "requirements").glob("*.txt")))
 def test_a_lock_is_versions_and_hashes_only(name: str) -> None:
     """An address in a lock is a mirror of somebody's, and outlives it."""
     entries = re.sub(r"\\\n", " ", (ROOT / "requirements" / name).read_text())
