@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from shutil import which
 from typing import Final
 
 from rich.console import Console
@@ -163,10 +165,11 @@ def summary(console: Console, known: list[Run], *, restarts: int, clock: str, fo
             say(f"  NOT as it should: {line(run)}{report}")
     example = next((run for run in known if len(run.story.strategies) > 1 and run.recovered), known[0])
     audit = f"--clickhouse chdb://{folder}/clickhouse"
+    program = "omium-recovery" if which("omium-recovery") else Path(sys.executable).with_name("omium-recovery")
     say("\nwhere to look next:")
-    say(f"  omium-recovery explain {example.planned.execution_id} {audit}")
-    say(f"  omium-recovery sql '{_QUERY}' {audit}")
+    say(f"  {program} explain {example.planned.execution_id} {audit}")
+    say(f"  {program} sql '{_QUERY}' {audit}")
     if kept:
-        say(f"  omium-recovery up --data {folder}    # keeps these topics running; then, as it says there:")
-        say("  omium-recovery tail commands --from-start --no-follow")
+        say(f"  {program} up --data {folder}    # brings its topics back; then, with the settings that it prints:")
+        say(f"  {program} tail commands --from-start --no-follow")
     say(f"  logs of every process: {folder}")

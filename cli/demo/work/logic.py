@@ -89,30 +89,14 @@ _MERGER: Final = _Case(
 )
 
 
-def _recommend(job: Job) -> Json:
-    made, conclusion = _LAPTOP.decide(job)
-    if conclusion != _LAPTOP.sound:
-        raise _refused(
-            "the review comes to another conclusion",
-            _LAPTOP.model,
-            reasoning=[{"step": f"look at the {check}"} for check in made],
-            conclusion=conclusion,
-            expected_output={"correct_conclusion": _LAPTOP.sound},
-        )
-    return conclusion
+def _reviewed(case: _Case, message: str, **known: Any) -> Callable[[Job], Json]:
+    """A decision that a review holds against what is `known`."""
 
-
-def _checked(case: _Case, message: str) -> Callable[[Job], Json]:
     def run(job: Job) -> Json:
         made, conclusion = case.decide(job)
-        if set(made) != set(case.model.checks):
-            raise _refused(
-                message,
-                case.model,
-                reasoning=[{"step": check} for check in made],
-                conclusion=conclusion,
-                required_steps=list(case.model.checks),
-            )
+        if conclusion != case.sound:
+            reasoning = [{"step": f"look at the {check}"} for check in made]
+            raise _refused(message, case.model, reasoning=reasoning, conclusion=conclusion, **known)
         return conclusion
 
     return run
@@ -147,16 +131,17 @@ def _work(name: str, failing: str, run: Callable[[Job], Json], right: Json, cure
     )
 
 
+_laptop: Final = _reviewed(
+    _LAPTOP, "the review comes to another conclusion", expected_output={"correct_conclusion": _LAPTOP.sound}
+)
+_account: Final = _reviewed(_ACCOUNT, "a required step was skipped", required_steps=list(_ACCOUNT.model.checks))
+_merger: Final = _reviewed(
+    _MERGER, "the analysis is incomplete", expected_output={"required_factors": list(_MERGER.model.checks)}
+)
 WORKS: Final = (
     _work("discount", "takes a standard customer for gold", _discount, 5, {"provide_context"}),
-    _work("laptop", "cheap, so it must be good", _recommend, _LAPTOP.sound, {"add_rubric"}),
-    _work("account", "skips the ID", _checked(_ACCOUNT, "a required step was skipped"), _ACCOUNT.sound, {"add_rubric"}),
-    _work(
-        "merger",
-        "looks at revenue alone",
-        _checked(_MERGER, "the analysis is incomplete"),
-        _MERGER.sound,
-        {"add_rubric"},
-    ),
+    _work("laptop", "cheap, so it must be good", _laptop, _LAPTOP.sound, {"add_rubric"}),
+    _work("account", "skips the ID", _account, _ACCOUNT.sound, {"add_rubric"}),
+    _work("merger", "looks at revenue alone", _merger, _MERGER.sound, {"add_rubric"}),
     _work("order", "asks the same thing again and again", _order, "in Lisbon", {"break_loop"}),
 )
