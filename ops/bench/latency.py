@@ -72,7 +72,7 @@ def measure(settings: Settings, rate: int, seconds: float, prefix: str) -> Laten
         producer.poll(0)
     producer.flush()
     deadline = time.monotonic() + _DRAIN_S
-    while len(arrived) < count and time.monotonic() < deadline:
+    while not sent.keys() <= arrived.keys() and time.monotonic() < deadline:
         time.sleep(0.05)
     ended.set()
     collector.join()
@@ -84,7 +84,7 @@ def measure(settings: Settings, rate: int, seconds: float, prefix: str) -> Laten
     late = last[0] / first[0] if first and last else float("inf")
     hops = sorted((halfway[key] - sent[key]) * 1000 for key in keys if key in halfway)
     first_hop = hops[len(hops) // 2] if hops else float("inf")
-    return Latency(cuts[49], cuts[98], count - len(arrived), first_hop, late)
+    return Latency(cuts[49], cuts[98], len(sent.keys() - arrived.keys()), first_hop, late)
 
 
 def _collect(

@@ -38,6 +38,8 @@ from schemas.topics import FAILURES, SETTLED
 pytestmark = pytest.mark.integration
 
 DEADLINE_S = 90.0
+OUTAGE_S = float(os.environ.get("OMIUM_TEST_OUTAGE_S", "3"))
+"""How long the broker is gone: 60 for the long run."""
 START = "import sys; from ops.runtime.settings import Settings; from streams.main import run; sys.exit(run(Settings()))"
 STRATEGIES = (Strategy.EXPONENTIAL_BACKOFF, Strategy.INCREASE_TIMEOUT, Strategy.FALLBACK_SERVICE)
 
@@ -186,6 +188,7 @@ def test_nothing_is_lost_and_nothing_counts_twice(fresh_kafka: Broker) -> None:
             until(lambda: started[3].process.poll() is not None, "the failpoint after a count was not reached")
             fresh_kafka.kill(1)
             started.append(Worker(settings))
+            time.sleep(OUTAGE_S)
             fresh_kafka.restart(1)
             until(started[1].ready, "the second worker did not come back")
             assert started[1].end(signal.SIGTERM) == 0
