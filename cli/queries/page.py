@@ -166,7 +166,11 @@ def _options(options: Sequence[dict[str, Any]]) -> Table:
 
 
 def _cells(mark: str, option: dict[str, Any]) -> tuple[Text, ...]:
-    basis = f"learned from {option['samples']} attempts" if option.get("samples") else "as published"
+    samples = option.get("samples") or 0
+    if samples and option.get("confidence") != option.get("prior"):
+        basis = f"learned from {samples} attempts"
+    else:
+        basis = f"as published, tried {samples}x" if samples else "as published"
     forbidden = "" if option.get("eligible", True) else "not allowed: "
     return (
         Text(f"{mark} {clean(option.get('strategy') or '?')}"),
