@@ -27,7 +27,8 @@ def run(settings: Settings) -> int:
     try:
         topics.verify(settings)
         prepare(settings)
-    except (topics.TopicsError, KafkaException, ValueError) as error:
+        knowledge = catalogue.load(settings.catalogue_file)
+    except (topics.TopicsError, KafkaException, ValueError, OSError) as error:
         log.critical("%s", error)
         return 1
     names = [topic.name for topic in INPUTS]
