@@ -32,7 +32,6 @@ def run(settings: Settings) -> int:
         log.critical("%s", error)
         return 1
     names = [topic.name for topic in INPUTS]
-    knowledge = catalogue.load(settings.catalogue_file)
     # Read now: the first failure should not wait for it.
     rules = built_in()
     view = ConfidenceView(settings)
