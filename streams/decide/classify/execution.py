@@ -13,8 +13,8 @@ _MAY_HAVE: Final = frozenset({"service_unavailable", "bad_response", "retries_ex
 _NEVER_CONNECTED: Final = re2.compile(
     r"(?i)refused|name resolution|getaddrinfo|not known|resolve|enotfound|eai_again|no route to host|unreachable|"
     r"certificate|\bssl|\btls|handshake|err_name|err_cert|connect ?timeout|connect timed out|"
-    r"connection attempts failed|connecterror|newconnection|clientconnector|could not connect|cannot connect|unable to connect|"
-    r"failed to (connect|establish)|connect call failed|no such host"
+    r"connection attempts failed|connecterror|newconnection|clientconnector|could not connect|cannot connect|"
+    r"unable to connect|failed to (connect|establish)|connect call failed|no such host"
 )
 
 

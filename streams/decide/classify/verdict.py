@@ -159,7 +159,7 @@ def _error_evidence(said: list[Finding]) -> tuple[Evidence, ...]:
 
 
 def _confidence(said: list[Finding]) -> float:
-    """Shares of right verdicts on 350 errors kept out of the rules' making (tests/data), by weight and lead over a
+    """Shares of right verdicts on 480 errors kept out of the rules' making (tests/data), by weight and lead over a
     rival verdict.
     """
     weight = said[0].weight
