@@ -17,12 +17,6 @@ from streams.decide.classify.rules import Conditions, Rule, Rules, names_in
 _BONUS: Final = {EvidenceSource.STRUCTURED: 8, EvidenceSource.CLASS_NAME: 4, EvidenceSource.MESSAGE: 0}
 _DEPTH_BONUS: Final = 2
 _MAX_DEPTH_BONUS: Final = 6
-_CATEGORY_ORDER: Final = (
-    Category.HALLUCINATION,
-    Category.TOOL_FAILURE,
-    Category.LOGICAL_ERROR,
-    Category.PERFORMANCE,
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +33,7 @@ class Finding:
 
     @property
     def verdict(self) -> tuple[Category, str]:
-        return (self.rule.category, self.rule.subtype)
+        return self.rule.verdict
 
 
 def findings(event: FailureEvent, rules: Rules) -> list[Finding]:
@@ -60,10 +54,8 @@ def findings(event: FailureEvent, rules: Rules) -> list[Finding]:
     return found
 
 
-def _precedence(finding: Finding) -> tuple[int, int, int]:
-    category = finding.rule.category
-    rank = _CATEGORY_ORDER.index(category) if category in _CATEGORY_ORDER else len(_CATEGORY_ORDER)
-    return (-finding.weight, rank, finding.rule.order)
+def _precedence(finding: Finding) -> tuple[int, tuple[int, int]]:
+    return (-finding.weight, finding.rule.precedence)
 
 
 def _read(level: Level, rules: Rules) -> Iterator[Finding]:
@@ -105,7 +97,7 @@ def _found(
 
 def _holding(found: list[Finding], event: FailureEvent, shown: list[Level]) -> list[Finding]:
     """Those whose conditions hold in this event."""
-    if not any(finding.rule.when or finding.rule.unless for finding in found):
+    if not any(finding.rule.conditional for finding in found):
         return found
     origin, protocol = origin_of(event), protocol_of(event)
     seen = frozenset(finding.rule.name for finding in found)
@@ -121,4 +113,8 @@ def _holding(found: list[Finding], event: FailureEvent, shown: list[Level]) -> l
         if conditions.seen:
             yield not seen.isdisjoint(conditions.seen)
 
-    return [finding for finding in found if all(held(finding.rule.when)) and not any(held(finding.rule.unless))]
+    return [
+        finding
+        for finding in found
+        if not finding.rule.conditional or (all(held(finding.rule.when)) and not any(held(finding.rule.unless)))
+    ]

@@ -26,7 +26,7 @@ import hashlib
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from importlib import resources
 from pathlib import Path
 from typing import Any, Final
@@ -115,6 +115,17 @@ SUBTYPES: Final[Mapping[Category, frozenset[str]]] = {
 """The taxonomy: every subtype a verdict may carry."""
 
 
+_CATEGORY_ORDER: Final = (
+    Category.NONE,
+    Category.HALLUCINATION,
+    Category.TOOL_FAILURE,
+    Category.LOGICAL_ERROR,
+    Category.PERFORMANCE,
+    Category.UNCLASSIFIED,
+)
+"""Order in which categories are tried."""
+
+
 class RuleError(ValueError):
     """A rule file that cannot be used; says which rule and why."""
 
@@ -132,7 +143,7 @@ class Conditions:
         return bool(self.origin or self.protocol or self.status or self.seen)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False)
 class Rule:
     """What one form of evidence means."""
 
@@ -147,8 +158,16 @@ class Rule:
     text: tuple[str, ...]
     when: Conditions
     unless: Conditions
-    order: int = 0
-    """Place in the files: settles what all else leaves equal."""
+    precedence: tuple[int, int]
+    """Of equally strong rules the one with the lower goes first: order of categories, then place in the files."""
+
+    @cached_property
+    def verdict(self) -> tuple[Category, str]:
+        return (self.category, self.subtype)
+
+    @cached_property
+    def conditional(self) -> bool:
+        return bool(self.when or self.unless)
 
 
 @dataclass(frozen=True)
@@ -294,7 +313,7 @@ def _rule(entry: Mapping[str, Any], order: int) -> Rule:
         text=tuple(entry.get("text", ())),
         when=_conditions(name, entry.get("when", {})),
         unless=_conditions(name, entry.get("unless", {})),
-        order=order,
+        precedence=(_CATEGORY_ORDER.index(category), order),
     )
     for listed in ("status", "code", "name_like", "text"):
         if not isinstance(entry.get(listed, []), list):

@@ -121,7 +121,7 @@ def _violation_details(violation: Violation) -> dict[str, Any]:
         "field": violation.path,
         "rule": violation.rule,
         "actual_value": mask_value(violation.actual, violation.path.rpartition(".")[2]),
-        **violation.limits,
+        **mask_value(dict(violation.limits)),
         "severity": violation.severity.value,
         "message": mask(violation.message),
     }

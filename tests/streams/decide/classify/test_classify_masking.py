@@ -66,14 +66,15 @@ def test_what_is_no_secret_stays_as_it_is(text: str) -> None:
 def test_no_verdict_lets_a_secret_out(form: str, secret: str) -> None:
     text = form.format(secret)
     events = [
-        error(text + " Connection refused", "ConnectError", code=secret),
+        error(text + " Connection refused", "ConnectError", code=text),
         tool(401, text, headers={"Authorization": f"Bearer {secret}"}, body={"error": {"message": text}}),
         event(output={"note": text}, constraints={"note": {"type": "enum", "values": ["x"]}}),
         event(output={"password": secret}, constraints={"password": {"type": "format", "pattern": "x"}}),
         event(reasoning=[{"assumption": {"a": text}}], facts={"a": "other thing"}, conclusion=text),
         event(conclusion=text, expected_output={"correct_conclusion": "no"}),
+        event(output={"a": f"3 {text}", "b": text}, constraints={"rules": ["a == b"]}),
     ]
-    for given_event in events[1:]:
+    for given_event in events:
         assert secret not in classify(given_event).model_dump_json(), classify(given_event)
 
 
