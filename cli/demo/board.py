@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from schemas.records import (
@@ -92,8 +93,7 @@ class Board:
 
 
 def percentile(values: list[int], share: float) -> int | None:
-    """The smallest value that at least `share` of the values do not exceed; None of none."""
+    """The smallest value that at least `share` (above 0) of the values do not exceed; None of none."""
     if not values:
         return None
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, max(0, -(-int(share * 1000) * len(ordered) // 1000) - 1))]
+    return sorted(values)[math.ceil(share * len(values)) - 1]

@@ -33,7 +33,7 @@ _DEADLINE_S: Final = 90.0
 _AUDIT_S: Final = 20.0
 _POLL_S: Final = 0.1
 _UNSAFE: Final = (
-    "WITHOUT {lacking}: an in-process broker takes Kafka's place, and recover works without transactions.\n"
+    "WITHOUT KAFKA ({why}): librdkafka's in-process broker takes its place, and recover works without transactions.\n"
     "Nothing is guaranteed here and nothing is kept. Install Java 17 and Maven for the real thing."
 )
 
@@ -44,9 +44,9 @@ def demo(folder: Path = DEMO_FOLDER, *, in_memory: bool = False, rounds: int = R
     Ends by itself. With `in_memory`, or where Java or Maven is missing, no real broker is used.
     """
     console = Console(soft_wrap=True)
-    missing = lacking() or ("A REAL BROKER" if in_memory else None)
+    missing = "as asked" if in_memory else lacking()
     if missing:
-        console.print(_UNSAFE.format(lacking=missing), style="bold yellow", highlight=False)
+        console.print(_UNSAFE.format(why=missing), style="bold yellow", highlight=False, markup=False)
     console.print("omium demo: scripted models, everything else is real. Ctrl-C ends it.", highlight=False)
     try:
         with _interruptible(), ExitStack() as resources:
@@ -67,7 +67,7 @@ def up(folder: Path | None = None) -> int:
     """Keep broker, workers and ClickHouse running until Ctrl-C or SIGTERM."""
     console = Console(soft_wrap=True)
     if missing := lacking():
-        console.print(_UNSAFE.format(lacking=missing.upper()), style="bold yellow", highlight=False)
+        console.print(_UNSAFE.format(why=missing), style="bold yellow", highlight=False, markup=False)
     ended = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: ended.set())

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final, Self
+from typing import Final
 
 from ops.runtime.child import Child
 
@@ -65,20 +65,14 @@ class Kept:
 
 
 class Keeper:
-    """Looks after kept children from a thread. A context manager; leaving it ends them all."""
+    """Looks after kept children from a thread, until `close`."""
 
     def __init__(self) -> None:
         self.children: dict[str, Kept] = {}
         self._stopping = threading.Event()
         self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._watch, name="keeper", daemon=True)
-
-    def __enter__(self) -> Self:
         self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def start(self, name: str, command: Sequence[str], log: Path, environment: Mapping[str, str]) -> None:
         """Start `command` and keep it running."""
@@ -93,8 +87,7 @@ class Keeper:
     def close(self) -> None:
         """End all children, together."""
         self._stopping.set()
-        if self._thread.is_alive():
-            self._thread.join()
+        self._thread.join()
         for child in self.children.values():
             child.terminate()
         deadline_s = time.monotonic() + _STOP_S

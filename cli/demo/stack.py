@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import os
 import shutil
 import socket
 import sys
@@ -17,11 +16,12 @@ from typing import IO, Final, Self
 from confluent_kafka import KafkaException, Producer
 
 from cli.demo.processes import Keeper
-from ops.broker import Broker
+from ops.broker import Broker, BrokerError
+from ops.broker.jars import classpath, java
 from ops.runtime import topics
 from ops.runtime.lag import LagMeter
 from ops.runtime.settings import Settings
-from schemas.topics import AUDITED, TOPICS
+from schemas.topics import AUDITED, DEFAULT_PARTITIONS, TOPICS
 
 WORKERS: Final = ("streams", "recover", "audit")
 _READY_S: Final = 120.0
@@ -33,11 +33,13 @@ class StackError(Exception):
 
 
 def lacking() -> str | None:
-    """What a real broker needs and this machine lacks, or None."""
-    home = os.environ.get("JAVA_HOME")
-    if not (shutil.which("java") or (home and shutil.which("java", path=f"{home}/bin"))):
-        return "Java"
-    return None if shutil.which("mvn") else "Maven"
+    """Why no real broker can run here, or None. Brings Kafka's jars where there are none yet (45 MB, once)."""
+    try:
+        java()
+        classpath()
+    except BrokerError as error:
+        return str(error)
+    return None
 
 
 class Stack:
@@ -61,7 +63,14 @@ class Stack:
         self._mock: Producer | None = None
         self._keeper = Keeper()
         self._ports: dict[str, int] = {}
-        self.settings = Settings(clickhouse=f"chdb://{self.folder}/clickhouse")
+        # What is set for another cluster must not reach this one; policy, catalogue and the like may.
+        self.settings = Settings(
+            clickhouse=f"chdb://{self.folder}/clickhouse",
+            security_protocol="PLAINTEXT",
+            sasl_mechanism=None,
+            partitions=DEFAULT_PARTITIONS,
+            replication=1,
+        )
 
     def __enter__(self) -> Self:
         try:
@@ -81,7 +90,6 @@ class Stack:
         if not self.in_memory:
             progress("topics")
             topics.create(self.settings)
-        self._keeper.__enter__()
         for name in WORKERS:
             self._start_worker(name)
         for name in WORKERS:
@@ -154,6 +162,10 @@ class Stack:
         self._ports[name] = _free_port()
         environment = {
             **self.environment(),
+            "OMIUM_SECURITY_PROTOCOL": self.settings.security_protocol,
+            "OMIUM_PARTITIONS": str(self.settings.partitions),
+            "OMIUM_REPLICATION": str(self.settings.replication),
+            "OMIUM_METRICS_HOST": "127.0.0.1",
             "OMIUM_METRICS_PORT": str(self._ports[name]),
             "OMIUM_AUDIT_BATCH_S": "0.5",
         }

@@ -135,14 +135,14 @@ def test_explain_says_what_failed_what_was_done_and_how_it_ended(finished: Demo)
 
 
 def test_workers_killed_in_the_middle_cost_no_recovery(folder: Path) -> None:
-    demo = Demo(folder, "--rounds", "3")
+    demo = Demo(folder, "--rounds", "2")
     try:
         for n, worker in enumerate(("streams", "recover", "audit"), 1):
-            demo.wait_for(n * len(WORKS) // 2)
+            demo.wait_for(n * len(WORKS) // 3)
             demo.kill_worker(worker)
         assert demo.end() == 0, demo.said()
         assert "3 workers restarted" in demo.said()
-        assert len(rows(demo, "SELECT execution_id FROM v_recoveries WHERE status = 'success'")) == 3 * len(RECOVERABLE)
+        assert len(rows(demo, "SELECT execution_id FROM v_recoveries WHERE status = 'success'")) == 2 * len(RECOVERABLE)
     finally:
         demo.kill()
 
@@ -158,7 +158,7 @@ def test_without_java_it_runs_on_the_in_process_broker_and_says_so(folder: Path)
 
 
 def test_it_ends_in_order_when_it_is_interrupted(folder: Path) -> None:
-    demo = Demo(folder)
+    demo = Demo(folder, "--rounds", "1")
     try:
         demo.wait_for(1)
         children = demo.children()
