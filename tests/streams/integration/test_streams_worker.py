@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 
 import pytest
 import streams_checker as checker
-from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 
 from ops.broker import Broker
 from ops.runtime import topics
@@ -121,21 +121,34 @@ class Load:
 
     def _run(self) -> None:
         plain = Producer(self._settings.producer())
-        settling = Producer(self._settings.producer(**{"transactional.id": f"{self._settings.app}-load"}))
-        settling.init_transactions()
+        settling = self._settling()
         number = 0
         while not self._ended.wait(0.05):
-            settling.begin_transaction()
-            for _ in range(10):
-                number += 1
-                self._failure(plain, number)
-                self._settled(settling, number)
-            settling.flush()
-            if self._random.random() < 0.2:
-                settling.abort_transaction()
-            else:
-                settling.commit_transaction()
+            try:
+                settling.begin_transaction()
+                for _ in range(10):
+                    number += 1
+                    self._failure(plain, number)
+                    self._settled(settling, number)
+                settling.flush()
+                if self._random.random() < 0.2:
+                    settling.abort_transaction()
+                else:
+                    settling.commit_transaction()
+            except KafkaException:
+                # After any doubt a new producer: it fences the old one's transaction.
+                settling = self._settling()
         plain.flush()
+
+    def _settling(self) -> Producer:
+        config = self._settings.producer(**{"transactional.id": f"{self._settings.app}-load"})
+        while True:
+            producer = Producer(config)
+            try:
+                producer.init_transactions(10)
+            except KafkaException:
+                continue
+            return producer
 
     def _failure(self, producer: Producer, number: int) -> None:
         if number % 50 == 0:
