@@ -101,7 +101,7 @@ class Worker:
             [topic.name for topic in RECOVER_INPUTS],
             on_assign=self._on_assign,
             on_revoke=self._on_revoke,
-            on_lost=self._on_revoke,
+            on_lost=self._on_lost,
         )
         try:
             while not self._stop.is_set():
@@ -166,6 +166,13 @@ class Worker:
             lane.forget_read()
             forget(lane.writer)
         self._parked, self._lanes = {n: lane for n, lane in self._lanes.items() if lane.writer.ready}, {}
+
+    def _on_lost(self, consumer: Consumer, lost: list[TopicPartition]) -> None:
+        # Another may have been the writer since, and may be gone again.
+        self._on_revoke(consumer, lost)
+        for lane in self._parked.values():
+            lane.writer.discard()
+        self._parked = {}
 
     def _writer(self, partition: int) -> Writer:
         return Writer(self._settings, partition, self._partitions, self._policies, transactional=self._transactional)

@@ -11,6 +11,7 @@ producer used on after an indefinite error can have a delayed commit end its nex
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -124,7 +125,8 @@ class Writer:
         producer, self._producer = self._producer, None
         self.ledger = Ledger(self.partition, self._partitions, self._policies)
         if producer is not None:
-            producer.purge()
+            with contextlib.suppress(KafkaException):
+                producer.purge()
 
     def _new_producer(self) -> Producer:
         name = f"{self._settings.app}-recover-{self.partition}"
@@ -234,7 +236,7 @@ class Writer:
             else:
                 self._publish(producer, staged)
                 consumer.commit(offsets=offsets, asynchronous=False)
-        except (KafkaException, BufferError) as error:
+        except (KafkaException, BufferError, SystemError) as error:
             raise self._doubt(producer, error) from error
         failpoints.hit("recover.committed")
         self.ledger.commit(staged)
@@ -289,8 +291,11 @@ class Writer:
             self._refused = problem
 
     def _doubt(self, producer: Producer, error: BaseException) -> DoubtError:
-        producer.purge()
-        producer.flush(1)
+        # The report that tells why may still be under way. A producer with a fatal error (fenced) raises
+        # from here as well, and SystemError where its error comes between two reports.
+        with contextlib.suppress(KafkaException, SystemError):
+            producer.purge()
+            producer.flush(1)
         cause = self._refused or (error.args[0] if error.args else None)
         poison = isinstance(cause, KafkaError) and cause.code() in _POISON
         return DoubtError(str(cause), poison=poison)

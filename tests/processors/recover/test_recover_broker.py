@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from confluent_kafka import ConsumerGroupTopicPartitions, TopicPartition
+from confluent_kafka import ConsumerGroupTopicPartitions, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
 from recover_broker import Load, Reader, eventually, worker
 
@@ -128,6 +128,7 @@ def test_a_zombie_that_wakes_up_is_fenced(start, load: Load, reader: Reader) -> 
     load.fail(range(2 * RUNS, 3 * RUNS))
     finish(load, reader, 3 * RUNS)
     reader.check_once(3 * RUNS)
+    assert zombie.exit_code is None, "it goes on as a member"
 
 
 def test_replayed_from_offset_zero_no_new_command_appears(start, ours: Settings, load: Load, reader: Reader) -> None:  # type: ignore[no-untyped-def]
@@ -165,6 +166,23 @@ def test_successes_that_waited_during_an_outage_are_seen_before_the_next_rung(  
     start(policy=policy)
     eventually(reader.has(RESULTS.name, RUNS))
     assert len(reader.of(COMMANDS.name)) == expected
+
+
+def test_a_writer_that_was_fenced_takes_over_anew_and_its_deadlines_still_fire(  # type: ignore[no-untyped-def]
+    start, ours: Settings, tmp_path: Path, load: Load, reader: Reader
+) -> None:
+    policy = tmp_path / "policy.toml"
+    policy.write_text("[default]\nstart_within_s = 2\nattempt_s = 2\ncall_s = 0.1\nmax_attempts = 2\n")
+    child = start(policy=policy)
+    load.fail(range(20))
+    eventually(reader.has(COMMANDS.name, 20))
+    for partition in range(ours.partitions):
+        rival = Producer(ours.producer(**{"transactional.id": f"{ours.app}-recover-{partition}"}))
+        rival.init_transactions(10)
+    eventually(reader.has(COMMANDS.name, 40))
+    eventually(reader.has(RESULTS.name, 20))
+    reader.check_once(20, attempts=2)
+    assert child.exit_code is None
 
 
 def broker_time(load: Load) -> int:

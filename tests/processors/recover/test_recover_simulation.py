@@ -6,12 +6,14 @@ import multiprocessing
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 
+import pytest
 from recover_simulation import simulate
 
 _SEEDS = 50_000
 _SHARE = 1_000
 
 
+@pytest.mark.timeout(900)  # half a minute on two idle cores
 def test_what_must_hold_holds_in_fifty_thousand_worlds() -> None:
     shares = [range(first, first + _SHARE) for first in range(0, _SEEDS, _SHARE)]
     with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:

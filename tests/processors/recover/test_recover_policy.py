@@ -1,0 +1,65 @@
+"""Policy as data: layers, validation, version."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from processors.recover.policy import Policies, Policy, PolicyError
+from schemas.records import Strategy
+
+
+def test_the_shipped_policy_says_what_the_defaults_are() -> None:
+    assert Policies.load().of("any", None, None) == Policy()
+
+
+def test_a_tenant_overrides_an_agent_an_agent_a_tool_a_tool_the_default() -> None:
+    tables = {
+        "default": {"max_attempts": 1, "min_confidence": 0.1},
+        "tools": {"crm": {"max_attempts": 2, "max_cost_microusd": 7}},
+        "agents": {"loans": {"max_attempts": 3, "min_confidence": 0.3}},
+        "tenants": {"acme": {"max_attempts": 4}},
+    }
+    policies = Policies(tables)
+    assert policies.of("zeta", None, None).max_attempts == 1
+    assert policies.of("zeta", None, "crm").max_attempts == 2
+    assert policies.of("zeta", "loans", "crm").max_attempts == 3
+    acme = policies.of("acme", "loans", "crm")
+    assert (acme.max_attempts, acme.min_confidence, acme.max_cost_microusd) == (4, 0.3, 7)
+
+
+@pytest.mark.parametrize(
+    ("tables", "named"),
+    [
+        ({"default": {"max_attempts": -1}}, "max_attempts"),
+        ({"default": {"mode": "clever"}}, "mode"),
+        ({"default": {"max_atempts": 1}}, "max_atempts"),
+        ({"tenants": {"acme": {"allowed_strategies": ["pray"]}}}, "tenants.acme"),
+        ({"tennants": {}}, "tennants"),
+        ({"default": {"attempt_s": float("inf")}}, "attempt_s"),
+    ],
+)
+def test_a_policy_that_cannot_be_meant_is_refused_and_the_key_named(tables: dict[str, object], named: str) -> None:
+    with pytest.raises(PolicyError, match=named):
+        Policies(tables)
+
+
+def test_the_version_changes_with_what_is_said_and_only_with_it() -> None:
+    one = Policies({"default": {"max_attempts": 2}})
+    assert one.version == Policies({"default": {"max_attempts": 2}}).version
+    assert one.version != Policies({"default": {"max_attempts": 3}}).version
+    assert one.version != Policies({"default": {"max_attempts": 2}, "tenants": {"acme": {"max_attempts": 2}}}).version
+
+
+def test_allowed_and_forbidden_strategies() -> None:
+    policy = Policy(allowed_strategies=frozenset({Strategy.RETRY_ONCE}), forbidden_strategies=frozenset())
+    assert policy.forbids(Strategy.MODEL_UPGRADE)
+    assert not policy.forbids(Strategy.RETRY_ONCE)
+
+
+def test_a_file_that_is_no_toml_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "policy.toml"
+    path.write_text("[default")
+    with pytest.raises(PolicyError, match=r"policy\.toml"):
+        Policies.load(path)
