@@ -11,7 +11,7 @@ from ops.runtime import logs, topics
 from ops.runtime.health import HealthServer
 from ops.runtime.lag import LagReporter
 from ops.runtime.settings import Settings
-from streams.app import INPUTS, WORKER, build, prepare
+from streams.app import INPUTS, WORKER, build, prepare, warm_up
 from streams.decide import catalogue, decide
 from streams.decide.classify import built_in
 from streams.edge.app import App
@@ -27,7 +27,8 @@ def run(settings: Settings) -> int:
     try:
         topics.verify(settings)
         prepare(settings)
-        knowledge = catalogue.load(settings.catalogue_file)
+        answer = partial(decide, catalogue=catalogue.load(settings.catalogue_file))
+    warm_up(answer)
     except (topics.TopicsError, KafkaException, ValueError, OSError) as error:
         log.critical("%s", error)
         return 1
