@@ -28,7 +28,7 @@ def run(settings: Settings) -> int:
         topics.verify(settings)
         prepare(settings)
         answer = partial(decide, catalogue=catalogue.load(settings.catalogue_file))
-    warm_up(answer)
+        warm_up(answer)
     except (topics.TopicsError, KafkaException, ValueError, OSError) as error:
         log.critical("%s", error)
         return 1
