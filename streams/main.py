@@ -27,20 +27,18 @@ def run(settings: Settings) -> int:
     try:
         topics.verify(settings)
         prepare(settings)
-        answer = partial(decide, catalogue=catalogue.load(settings.catalogue_file))
+        answer = partial(decide, catalogue=catalogue.load(settings.catalogue_file), rules=built_in())
         warm_up(answer)
     except (topics.TopicsError, KafkaException, ValueError, OSError) as error:
         log.critical("%s", error)
         return 1
     names = [topic.name for topic in INPUTS]
-    # Read now: the first failure should not wait for it.
-    rules = built_in()
     view = ConfidenceView(settings)
     app: App | None = None
 
     async def start() -> App:
         nonlocal app
-        app = await build(settings, partial(decide, catalogue=knowledge, rules=rules), lambda: view.rates)
+        app = await build(settings, answer, lambda: view.rates)
         return app
 
     def readiness() -> str | None:
