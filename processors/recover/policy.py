@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import tomllib
 from functools import lru_cache
 from pathlib import Path
@@ -70,13 +71,13 @@ class Policies:
         self._default: dict[str, Any] = tables.get("default", {})
         self._layers = [tables.get(name, {}) for name in ("tools", "agents", "tenants")]
         self._resolve = lru_cache(maxsize=4096)(self._merged)
-        checked = [_checked("default", self._default)]
+        _checked("default", self._default)
         for name, layer in zip(("tools", "agents", "tenants"), self._layers, strict=True):
-            checked += [_checked(f"{name}.{key}", {**self._default, **table}) for key, table in sorted(layer.items())]
-        text = repr([tables.get(n) for n in ("tools", "agents", "tenants")]) + "".join(
-            p.model_dump_json() for p in checked
-        )
-        self.version: str = hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+            for key, table in layer.items():
+                _checked(f"{name}.{key}", {**self._default, **table})
+        # What the code takes for absent keys counts too; the text must not depend on a set's order.
+        said = json.dumps([Policy().model_dump(mode="json"), tables], sort_keys=True, default=str)
+        self.version: str = hashlib.blake2b(said.encode(), digest_size=8).hexdigest()
 
     @classmethod
     def load(cls, path: Path | None = None) -> Self:
@@ -84,7 +85,8 @@ class Policies:
         path = path or SHIPPED
         try:
             return cls(tomllib.loads(path.read_text()))
-        except (OSError, tomllib.TOMLDecodeError) as error:
+        except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError, AttributeError, TypeError) as error:
+            # The last two: a key where a table belongs.
             raise PolicyError(f"{path}: {error}") from error
 
     def of(self, tenant_id: str, agent_id: str | None, tool: str | None) -> Policy:
