@@ -134,8 +134,6 @@ class Writer:
             "client.id": name,
             "message.timeout.ms": 10_000,
             "compression.type": "lz4",
-            # A topic's size limit holds for a whole batch; the smallest topics allow 64 KiB.
-            "batch.size": 48_000,
         }
         if self.transactional:
             extra |= {"transactional.id": name, "transaction.timeout.ms": _TRANSACTION_MS}
