@@ -19,8 +19,11 @@ class Lane:
     def __init__(self, writer: Writer) -> None:
         self.writer = writer
         self.read: dict[str, deque[Raw]] = defaultdict(deque)
-        self.reached: dict[str, int] = {}
-        """Topic to the offset before which all was applied, or seen to be the end."""
+        self._seen: dict[str, int] = {}
+        """Topic to the offset after the last record that was delivered, whatever became of it."""
+        self._ends: dict[str, tuple[int, int]] = {}
+        """Topic to (what had been delivered, the offset) when it was seen to be at its end. Kept over a doubt:
+        what had no record then has none, whether or not the end is told again."""
         self.asked: tuple[int, dict[str, int]] | None = None
         """(broker's time, ends of the inputs taken after it)"""
         self.barrier_ms = 0
@@ -42,7 +45,6 @@ class Lane:
 
     def forget_read(self) -> None:
         self.read.clear()
-        self.reached.clear()
         self.asked = None
         self.barrier_ms = 0
 
@@ -57,9 +59,23 @@ class Lane:
             waiting = [queue for queue in waiting if queue]
         return taken
 
+    def delivered(self, topic: str, offset: int) -> None:
+        """The consumer gave us the record at `offset`."""
+        self._seen[topic] = max(offset + 1, self._seen.get(topic, 0))
+
+    def at_end(self, topic: str, offset: int) -> None:
+        """The consumer found nothing more before `offset`, the end."""
+        self._ends[topic] = self._seen.get(topic, 0), offset
+
+    def _reached(self, topic: str) -> int:
+        """The offset before which all was applied, or is no record."""
+        applied = self.writer.positions.get(topic, 0)
+        delivered, end = self._ends.get(topic, (0, 0))
+        return max(applied, end) if applied >= delivered else applied
+
     def pass_barrier(self) -> None:
         """Whether all that was there when the ends were taken has been applied."""
         if self.asked and not any(self.read.values()):
             asked_ms, at = self.asked
-            if all(self.reached.get(topic, 0) >= end for topic, end in at.items()):
+            if all(self._reached(topic) >= end for topic, end in at.items()):
                 self.barrier_ms, self.asked = asked_ms, None

@@ -232,12 +232,14 @@ class Worker:
         topic, partition, offset = message.topic() or "", message.partition(), message.offset() or 0
         lane = None if partition is None else self._lanes.get(partition)
         if error is None:
+            if lane:
+                lane.delivered(topic, offset)
             # Of a partition that is being taken over anew nothing is kept: it is read again from there.
             if lane and lane.writer.ready:
                 lane.read[topic].append(_raw(message, topic, lane.writer.partition, offset))
         elif error.code() == KafkaError._PARTITION_EOF:
             if lane:
-                lane.reached[topic] = max(offset, lane.reached.get(topic, 0))
+                lane.at_end(topic, offset)
         elif error.fatal():
             raise KafkaException(error)
         else:
@@ -299,8 +301,6 @@ class Worker:
             return
         lane.doubts = 0
         lane.spend(staged.tokens)
-        for raw in batch:
-            lane.reached[raw.topic] = max(raw.offset + 1, lane.reached.get(raw.topic, 0))
         observe(lane.writer, staged, self._clock.now_ms())
 
 

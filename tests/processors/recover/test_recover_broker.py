@@ -180,6 +180,7 @@ def test_a_writer_that_was_fenced_takes_over_anew_and_its_deadlines_still_fire( 
         rival = Producer(ours.producer(**{"transactional.id": f"{ours.app}-recover-{partition}"}))
         rival.init_transactions(10)
     eventually(reader.has(COMMANDS.name, 40))
+    load.answer([c for c in reader.commands if c.attempt == 2])
     eventually(reader.has(RESULTS.name, 20))
     reader.check_once(20, attempts=2)
     assert child.exit_code is None
