@@ -44,6 +44,8 @@ def producer_config(bootstrap: str, kafka: Mapping[str, Any]) -> dict[str, Any]:
         # librdkafka's own default is another hash: one execution would have two writers.
         "partitioner": "murmur2_random",
         "message.max.bytes": 1_000_000,
+        # A topic's max.message.bytes bounds the batch: the broker refuses all records of a larger one.
+        "batch.size": 48 * 1024,
     }
 
 

@@ -124,6 +124,18 @@ def test_posting_never_waits_for_the_sender() -> None:
     assert outbox.dropped == 100
 
 
+@pytest.mark.integration
+def test_a_burst_is_not_refused_as_one_batch(bootstrap: str, tenant: str) -> None:
+    """The broker bounds batches, not records: a hundred reports at once must not become one that is too large."""
+    with Orchestrator(bootstrap, tenant) as orchestrator, Omium(bootstrap, tenant, wait_s=0) as client:
+        assert client.ready(20)
+        for n in range(100):
+            client.run("one-execution").report("x" * 8_000, checkpoint=f"c-{n}")
+        assert client.flush(30)
+        assert client.stats.dropped == 0
+        assert len(orchestrator.failures(100)) == 100
+
+
 class _DeliveredNowhere:
     """A delivery report as librdkafka gives it where the broker answered DUPLICATE_SEQUENCE_NUMBER."""
 

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import orjson
 
-from schemas.records import NATURAL, ErrorInfo, FailureEvent, Origin, ToolResponse
+from schemas.records import NATURAL, ErrorInfo, FailureEvent, Origin, SideEffects, ToolResponse
 from streams.decide import Rates, decide
 from streams.decide.catalogue import shipped
 from streams.decide.classify import classify
@@ -67,7 +67,7 @@ _WORDS: Final = [
 
 
 def _event(**fields: Any) -> FailureEvent:
-    return FailureEvent(tenant_id="bench", execution_id="bench", side_effects_since_checkpoint="none", **fields)
+    return FailureEvent(tenant_id="bench", execution_id="bench", side_effects_since_checkpoint=SideEffects.NONE, **fields)
 
 
 def examples() -> Mapping[str, FailureEvent]:

@@ -64,6 +64,7 @@ class Agents:
                 "partitioner": args.partitioner,
                 "enable.idempotence": True,
                 "linger.ms": 2,
+                "batch.size": 48 * 1024,
                 "delivery.timeout.ms": 600_000,
             }
         )
