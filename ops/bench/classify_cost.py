@@ -67,7 +67,9 @@ _WORDS: Final = [
 
 
 def _event(**fields: Any) -> FailureEvent:
-    return FailureEvent(tenant_id="bench", execution_id="bench", side_effects_since_checkpoint=SideEffects.NONE, **fields)
+    return FailureEvent(
+        tenant_id="bench", execution_id="bench", side_effects_since_checkpoint=SideEffects.NONE, **fields
+    )
 
 
 def examples() -> Mapping[str, FailureEvent]:
