@@ -49,7 +49,8 @@ STATUS_FORM: Final = (
 )
 """Where a message spells a status out: "Error code: 429", "HTTP/1.1 503", "'code': 500", "429 Client Error"."""
 NAME_FORMS: Final = (
-    r"\b[A-Za-z]{3,48}(?:Error|Exception|Timeout|Exceeded|NotFound|Expired|Disconnected|Interrupt|Violation)\b",
+    r"\b[A-Za-z]{3,48}(?:Error|Exception|Timeout|Exceeded|Exhausted|NotFound|Expired|Denied|Unavailable"
+    r"|Disconnected|Interrupt|Violation)\b",
     r"\b(?:code|type|status|reason|error|__type|finish_?reason|title)\\?[\"']\s*:\s*\\?[\"'][A-Za-z][\w./-]{2,60}",
     r"\berrors\.[A-Z][A-Za-z]{2,48}",
     r"\bStatusCode\.[A-Z_]{2,30}",
