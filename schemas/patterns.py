@@ -29,7 +29,11 @@ class Patterns:
                 raise PatternError(f"RE2 refuses {pattern!r}") from error
             self._count += 1
         if self._count:
-            self._filter.Compile()
+            try:
+                self._filter.Compile()
+            except re2.error as error:
+                # A literal that is cut within a character: alternatives or a repeat of characters beyond ASCII.
+                raise PatternError("RE2 cannot search for parts of a character beyond ASCII") from error
 
     def match(self, text: bytes) -> list[int]:
         """Indices of the patterns found in this UTF-8 text, in no order."""
