@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import time
+from bisect import bisect_right
 from collections import defaultdict, deque
+from itertools import islice
 from typing import Final
 
 from processors.recover.ledger import Raw
 from processors.recover.writer import Writer
+from schemas.topics import FAILURES, OPTION_TOPICS
 
+LINGER_S: Final = 0.01
+"""A failure waits so long for its options, which streams sends a few milliseconds later: both then take one
+transaction, not two, one behind the other. While streams is away it costs no more than this."""
+_OPTION_TOPICS: Final = tuple(topic.name for topic in OPTION_TOPICS)
 _TOKENS_PER_S: Final = 500
 """A hundred next rungs, or five hundred closed recoveries forgotten."""
 
@@ -19,6 +26,8 @@ class Lane:
     def __init__(self, writer: Writer) -> None:
         self.writer = writer
         self.read: dict[str, deque[Raw]] = defaultdict(deque)
+        self._read_s: deque[float] = deque()
+        """When each failure in `read` was read."""
         self._seen: dict[str, int] = {}
         """Topic to the offset after the last record that was delivered, whatever became of it."""
         self._ends: dict[str, tuple[int, int]] = {}
@@ -45,19 +54,54 @@ class Lane:
 
     def forget_read(self) -> None:
         self.read.clear()
+        self._read_s.clear()
         self.asked = None
         self.barrier_ms = 0
 
-    def batch(self) -> list[Raw]:
+    def append(self, raw: Raw, now_s: float) -> None:
+        """Keep what was read until a batch takes it. All times here are of the monotonic clock."""
+        self.read[raw.topic].append(raw)
+        if raw.topic == FAILURES.name:
+            self._read_s.append(now_s)
+
+    def lingers_s(self, now_s: float) -> float | None:
+        """How long the oldest failure still waits for its options; None: none does."""
+        return max(0.0, self._read_s[0] + LINGER_S - now_s) if self._read_s else None
+
+    def batch(self, now_s: float) -> list[Raw]:
         """The oldest records of all inputs, an equal share of each: a flood of one holds up no other."""
-        waiting = [queue for queue in self.read.values() if queue]
+        left = self._ripe(now_s)
         taken: list[Raw] = []
-        while waiting and len(taken) < self.writer.limit:
-            share = max(1, (self.writer.limit - len(taken)) // len(waiting))
-            for queue in waiting:
-                taken += [queue.popleft() for _ in range(min(share, len(queue), self.writer.limit - len(taken)))]
-            waiting = [queue for queue in waiting if queue]
+        while left and len(taken) < self.writer.limit:
+            share = max(1, (self.writer.limit - len(taken)) // len(left))
+            for topic, ripe in list(left.items()):
+                count = min(share, ripe, self.writer.limit - len(taken))
+                taken += [self.read[topic].popleft() for _ in range(count)]
+                left[topic] = ripe - count
+                if topic == FAILURES.name:
+                    for _ in range(count):
+                        self._read_s.popleft()
+            left = {topic: ripe for topic, ripe in left.items() if ripe}
         return taken
+
+    def _ripe(self, now_s: float) -> dict[str, int]:
+        """Topic to how many of its records may be taken now. What is said of an execution whose failure still waits
+        for its options waits with it: options may not overtake their failure."""
+        counts = {topic: len(queue) for topic, queue in self.read.items() if queue}
+        failures = self.read[FAILURES.name]
+        young = bisect_right(self._read_s, now_s - LINGER_S)
+        if young == len(failures):
+            return counts
+        answered = {raw.key for topic in _OPTION_TOPICS for raw in self.read[topic]}
+        while young < len(failures) and failures[young].key in answered:
+            young += 1
+        counts[FAILURES.name] = young
+        held = {raw.key for raw in islice(failures, young, None)}
+        for topic, count in counts.items():
+            if topic != FAILURES.name:
+                first_held = next((n for n, raw in enumerate(self.read[topic]) if raw.key in held), count)
+                counts[topic] = first_held
+        return {topic: count for topic, count in counts.items() if count}
 
     def delivered(self, topic: str, offset: int) -> None:
         """The consumer gave us the record at `offset`."""

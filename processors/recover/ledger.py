@@ -215,7 +215,8 @@ class _Staging:
         self._ledger = ledger
         self._now = now
         self._suspects = suspects
-        self._touched: dict[str, Execution | None] = {}
+        self._touched: dict[str, tuple[Execution | None, bytes | None]] = {}
+        """Key to its state and that state's changelog record."""
         self._read: set[int] = set()
         """Offsets of the failures of this batch that were taken."""
 
@@ -255,8 +256,7 @@ class _Staging:
 
     def finish(self) -> Staged:
         out = self.out
-        for key, state in self._touched.items():
-            value = None if state is None else encode(state)
+        for key, (_, value) in self._touched.items():
             if value != self._ledger.states.get(key):
                 out.changes[key] = value
                 out.messages.append(_changelog(key.encode(), value, self._ledger.partition))
@@ -289,16 +289,17 @@ class _Staging:
         state = self._state(key)
         after, effects = step(state or _blank(key), event, now, self._ledger.policies)
         messages = [_encoded(effect) for effect in effects]
-        if after is not None and len(encode(after)) > RECOVER_STATE.max_message_bytes - _OVERHEAD:
+        value = None if after is None else encode(after)
+        if value is not None and len(value) > RECOVER_STATE.max_message_bytes - _OVERHEAD:
             raise OversizedError(f"state of {key[:64]}")
-        self._touched[key] = after
+        self._touched[key] = after, value
         self.out.messages += messages
         self.out.emitted += [effect.record for effect in effects]
         self.out.answered_ms += [effect.since_ms for effect in effects if effect.since_ms]
 
     def _state(self, key: str) -> Execution | None:
         if key in self._touched:
-            return self._touched[key]
+            return self._touched[key][0]
         data = self._ledger.states.get(key)
         return None if data is None else decode(data)
 

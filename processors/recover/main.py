@@ -222,7 +222,9 @@ class Worker:
     # --- reading
 
     def _gather(self) -> None:
-        first = self._consumer.poll(_POLL_S)
+        now_s = time.monotonic()
+        lingering = [left_s for lane in self._lanes.values() if (left_s := lane.lingers_s(now_s)) is not None]
+        first = self._consumer.poll(min([_POLL_S, *lingering]))
         if first is not None:
             for message in (first, *self._consumer.consume(_CONSUME, 0)):
                 self._sort(message)
@@ -236,7 +238,7 @@ class Worker:
                 lane.delivered(topic, offset)
             # Of a partition that is being taken over anew nothing is kept: it is read again from there.
             if lane and lane.writer.ready:
-                lane.read[topic].append(_raw(message, topic, lane.writer.partition, offset))
+                lane.append(_raw(message, topic, lane.writer.partition, offset), time.monotonic())
         elif error.code() == KafkaError._PARTITION_EOF:
             if lane:
                 lane.at_end(topic, offset)
@@ -275,10 +277,12 @@ class Worker:
         """One transaction of each partition that has something to do. Whether there is more to do at once."""
         now, metadata = self._clock.now_ms(), self._consumer.consumer_group_metadata()
         running: list[tuple[Lane, list[Raw], Future[Staged]]] = []
+        full = False
         for lane in self._lanes.values():
             if not lane.writer.ready:
                 continue
-            batch, next_due = lane.batch(), lane.writer.ledger.next_due_ms
+            batch, next_due = lane.batch(time.monotonic()), lane.writer.ledger.next_due_ms
+            full = full or len(batch) >= lane.writer.limit
             tokens = lane.tokens()
             fire_until = min(lane.barrier_ms, now) if tokens >= RUNG_TOKENS else 0
             if batch or (next_due is not None and next_due <= fire_until):
@@ -288,7 +292,7 @@ class Worker:
                 running.append((lane, batch, future))
         for lane, batch, future in running:
             self._conclude(lane, batch, future)
-        return any(any(lane.read.values()) for lane in self._lanes.values() if lane.writer.ready)
+        return full
 
     def _conclude(self, lane: Lane, batch: list[Raw], future: Future[Staged]) -> None:
         try:

@@ -158,7 +158,8 @@ def test_without_java_it_runs_on_the_in_process_broker_and_says_so(folder: Path)
 
 
 def test_it_ends_in_order_when_it_is_interrupted(folder: Path) -> None:
-    demo = Demo(folder, "--rounds", "1")
+    # Rounds enough not to be through with its work before the signal.
+    demo = Demo(folder, "--rounds", "4")
     try:
         demo.wait_for(1)
         children = demo.children()
