@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from classify_events import error, said
 
 from ops.bench.classify import read, score
 from streams.decide.classify import load_rules
+from streams.decide.classify.rules import RuleError
 
 DATA = Path(__file__).parents[3] / "data"
 SAMPLES = ("error_shapes", "errors_executed", "errors_reported", "errors_collected")
@@ -32,3 +34,40 @@ def test_every_collected_row_says_where_it_was_seen() -> None:
     lines = (DATA / "errors_collected.jsonl").read_text().splitlines()
     assert all('"source": "' in line and '"source": ""' not in line for line in lines)
     assert len(set(lines)) == len(lines)
+
+
+@pytest.mark.parametrize(
+    ("message", "verdict"),
+    [
+        # Advice is weaker than the cause that it goes with.
+        ("Rate limit exceeded. Please upgrade your plan or wait a minute and try again", "tool_failure/rate_limit"),
+        ("The deployment does not exist. If it is new, please wait a moment and try again", "tool_failure/not_found"),
+        ("Usage limit reached. Resets in 5 minutes", "tool_failure/rate_limit"),
+        # What could not be read had not come.
+        ("Failed to read model response: connection reset by peer", "tool_failure/network_error"),
+        ("Error parsing LLM response: 503 Service Unavailable", "tool_failure/service_unavailable"),
+        ("Could not extract an answer from the model's response", "hallucination/format_violation"),
+        # Limits of a service are no loop of the agent.
+        ("Maximum number of concurrent calls exceeded", "tool_failure/rate_limit"),
+        ("max messages per minute reached", "tool_failure/rate_limit"),
+        ("redirect loop detected", "tool_failure/invalid_request"),
+        ("Max number of llm calls limit of 25 exceeded", "logical_error/loop"),
+        # A login that lapsed, whatever wraps it.
+        ("Deadline of 120s exceeded, last exception: 503 Reauthentication is needed", "tool_failure/auth_error"),
+        ("The operation was aborted due to timeout", "tool_failure/timeout"),
+        ("429 余额不足", "tool_failure/quota_exhausted"),
+    ],
+)
+def test_words_that_resemble_another_cause(message: str, verdict: str) -> None:
+    assert said(error(message)) == verdict
+
+
+def test_a_rule_for_parts_of_a_character_is_refused(tmp_path: Path) -> None:
+    """RE2's search cannot cut characters beyond ASCII: a tenant's rule that asks for it is named an error, no crash."""
+    rules = tmp_path / "rules.toml"
+    rules.write_text(
+        '[[rule]]\nname = "x"\nverdict = "tool_failure/timeout"\nstrength = 1\n'
+        'source = "x"\ntext = ["(调用|调x)太频?"]\n'
+    )
+    with pytest.raises(RuleError):
+        load_rules(rules)
