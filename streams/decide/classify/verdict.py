@@ -159,17 +159,17 @@ def _error_evidence(said: list[Finding]) -> tuple[Evidence, ...]:
 
 
 def _confidence(said: list[Finding]) -> float:
-    """Shares of right verdicts on 480 errors kept out of the rules' making (tests/data), by weight and lead over a
-    rival verdict.
+    """Shares of right verdicts on the last 250 of 600 errors that were labelled before any rule saw them (0.96, 0.90,
+    0.6 in their order), rounded down; by weight and by the lead over a rival verdict.
     """
     weight = said[0].weight
     rival = next((item.weight for item in said if item.verdict != said[0].verdict), 0)
     close = weight - rival < _CLEAR_LEAD
     if weight >= _TELLING:
-        return 0.85 if close else 0.97
+        return 0.85 if close else 0.95
     if weight >= SPECIFIC:
-        return 0.7 if close else 0.85
-    return 0.6
+        return 0.6 if close else 0.85
+    return 0.5
 
 
 def _counterfactual(said: list[Finding]) -> str:
