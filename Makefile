@@ -9,7 +9,7 @@ LOCK = $(UV) pip compile -q --universal --python-version 3.11 --generate-hashes 
 # Two cores: one broker for each worker, and whole files, so that a module's broker starts once.
 PYTEST ?= $(BIN)/pytest -n 2 --dist loadfile
 
-.PHONY: setup demo up test lint fix types bench lock check-unlocked jars clean
+.PHONY: setup demo up test lint fix bench chaos chaos-long lock check-unlocked jars clean
 
 setup: $(READY) jars
 
@@ -49,6 +49,13 @@ fix: $(READY)
 
 bench: setup
 	@$(BIN)/python -m ops.bench
+
+# One node and few faults, as CI does it; chaos-long: three nodes, SEED=... repeats a run.
+chaos: setup
+	@$(BIN)/python -m ops.chaos --nodes 1 --failures 2000 --rate 40 --faults 14 $(if $(SEED),--seed $(SEED))
+
+chaos-long: setup
+	@$(BIN)/python -m ops.chaos --nodes 3 --failures 100000 --rate 60 --faults 220 --settle-s 600 $(if $(SEED),--seed $(SEED))
 
 # Newest versions: make lock UPGRADE=--upgrade
 lock: $(READY)
