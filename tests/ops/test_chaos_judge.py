@@ -13,11 +13,10 @@ DISPOSITIONS = "recovery.dispositions.v1"
 
 def _rows(**topics: list[dict[str, Any]]) -> dict[str, list[Row]]:
     named = {name: f"recovery.{name}.v1" for name in ("commands", "results", "settled", "dispositions")}
-    rows = {topic: [] for topic in checker.AUDITED} | {
+    return {topic: [] for topic in checker.AUDITED} | {
         named[name]: [Row(named[name], 0, offset, 0, value) for offset, value in enumerate(values)]
         for name, values in topics.items()
     }
-    return rows
 
 
 def _command(attempt: int = 1, offset: int = 0, **fields: Any) -> dict[str, Any]:
