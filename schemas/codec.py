@@ -3,7 +3,7 @@
 Avro values are single-object encoded: C3 01, the CRC-64-AVRO fingerprint of the writer's schema
 (little endian), the datum. The writer's schema is always one that is committed here: hostile schemas
 (recursive, or with items of no size) let 100 KB of Avro kill a process. Agents may send JSON instead,
-told apart by the content type, else by the first byte. Headers follow CloudEvents' Kafka binary mode;
+told apart by the first bytes. Headers follow CloudEvents' Kafka binary mode;
 `traceparent` and `tracestate` travel on unchanged.
 """
 
@@ -34,6 +34,8 @@ _MAGIC: Final = b"\xc3\x01"
 _FOLDER: Final = Path(__file__).parent / "avsc"
 _CARRIED: Final = ("traceparent", "tracestate")
 _ERROR_CHARS: Final = 500
+_TRACE_BYTES: Final = 512
+"""W3C: a tracestate that is longer may be dropped."""
 
 Headers = Sequence[tuple[str, bytes | str | None]]
 WireFormat = Literal["avro", "json"]
@@ -123,8 +125,12 @@ def decode(topic: str, value: bytes | None, headers: Headers | None = None) -> D
 
 
 def _trace(headers: Headers) -> tuple[tuple[str, bytes], ...]:
-    found = ((name, value) for name, value in headers if name in _CARRIED and value)
-    return tuple((name, v if isinstance(v, bytes) else v.encode(errors="replace")) for name, v in found)
+    """Each carried header once and bounded: what travels on with every output must not make one too large."""
+    found = {}
+    for name, value in headers:
+        if name in _CARRIED and value:
+            found[name] = value if isinstance(value, bytes) else value.encode(errors="replace")
+    return tuple((name, value) for name, value in found.items() if len(value) <= _TRACE_BYTES)
 
 
 def _decode_avro(spec: Topic, value: bytes) -> Event | Malformed:

@@ -248,15 +248,15 @@ class Worker:
             try:
                 self._topic_ids = self._describe()
                 return
-            except KafkaException as error:
-                self._kafka_problem = f"topics cannot be read: {error.args[0].str()}"
+            except (KafkaException, TimeoutError) as error:
+                self._kafka_problem = f"topics cannot be read: {error or 'no answer'}"
                 _log.warning("audit: %s", self._kafka_problem)
             self._stop.wait(_RETRY_FIRST_S * 5)
 
     def _describe(self) -> dict[str, UUID]:
         admin = AdminClient(self._settings.kafka(**CLIENT_CONFIG))
         answers = admin.describe_topics(TopicCollection(list(_TOPICS)), request_timeout=_TIMEOUT_S)
-        ids = {name: answer.result(_TIMEOUT_S).topic_id for name, answer in answers.items()}
+        ids = {name: answer.result(2 * _TIMEOUT_S).topic_id for name, answer in answers.items()}
         return {
             name: UUID(int=(i.get_most_significant_bits() % 2**64 << 64) | i.get_least_significant_bits() % 2**64)
             for name, i in ids.items()

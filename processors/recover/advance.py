@@ -51,22 +51,31 @@ def advance(turn: Turn) -> None:
     if len(ready) < len(recovery.branches) and turn.now < recovery.merge_until_ms:
         return _wait(turn, recovery.merge_until_ms)
     ready = [(b, o) for b, o in ready if o.classification.category is not Category.UNCLASSIFIED] or ready
-    branch, options = ready[0]
+    options = ready[0][1]
     verdict = options.classification
     if not recovery.subtype:
         recovery = replace(recovery, category=verdict.category, subtype=verdict.subtype[:256])
-    policy = turn.policies.of(turn.state.tenant_id, branch.agent_id, branch.tool)
-    choices = [choose(recovery, b, o, policy, turn.now) for b, o in ready]
+    policies = [_policy(turn, branch) for branch, _ in ready]
+    choices = [choose(recovery, b, o, p, turn.now) for (b, o), p in zip(ready, policies, strict=True)]
     recovery = replace(recovery, considered=choices[0].candidates)
     turn.state = replace(turn.state, recovery=recovery)
-    if reason := _impasse(recovery, branch, options, choices[0], policy, turn.now):
-        return close(turn, reason)
+    # The resumed run repeats what every branch did: what forbids one of them forbids it.
+    for (b, o), choice, p in zip(ready, choices, policies, strict=True):
+        if reason := _impasse(recovery, b, o, choice, p, turn.now):
+            return close(turn, reason)
+    if any(branch.unsafe and not _policy(turn, branch).allow_unsafe_effects for branch in recovery.branches):
+        return close(turn, ResultReason.NEEDS_HUMAN)
+    policy = policies[0]
     checkpoint = next((c for b, o in ready if (c := b.checkpoint or o.checkpoint)), None) or turn.state.checkpoint
     if checkpoint:
         return _command(turn, recovery, ready, choices, checkpoint, policy)
     if turn.now >= recovery.checkpoint_until_ms:
         return close(turn, ResultReason.NO_CHECKPOINT)
     return _wait(turn, recovery.checkpoint_until_ms)
+
+
+def _policy(turn: Turn, branch: Branch) -> Policy:
+    return turn.policies.of(turn.state.tenant_id, branch.agent_id, branch.tool)
 
 
 def _wait(turn: Turn, until_ms: int) -> None:

@@ -119,7 +119,7 @@ class Lane:
 
     def pass_barrier(self) -> None:
         """Whether all that was there when the ends were taken has been applied."""
-        if self.asked and not any(self.read.values()):
+        if self.asked:
             asked_ms, at = self.asked
             if all(self._reached(topic) >= end for topic, end in at.items()):
                 self.barrier_ms, self.asked = asked_ms, None

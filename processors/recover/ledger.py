@@ -91,6 +91,8 @@ class Staged:
     tokens: int = 0
     """What the deadlines that fired cost."""
     replayed: int = 0
+    unreadable: int = 0
+    """Deadlines of states that this release cannot read."""
     ignored: int = 0
     """Failures that cannot be decoded: streams makes dead letters of them."""
 
@@ -252,7 +254,11 @@ class _Staging:
             self._step(key, event, self._now)
         except Exception as error:
             # Its deadline would come back for ever: a person gets it instead.
-            self._step(key, Broken(type(error).__name__), self._now)
+            try:
+                self._step(key, Broken(type(error).__name__), self._now)
+            except Exception:
+                # Not even that: a state that this release cannot read stays as it is, for one that can.
+                self.out.unreadable += 1
 
     def finish(self) -> Staged:
         out = self.out
@@ -356,8 +362,9 @@ def _blank(key: str) -> Execution:
 def _encoded(effect: Emit) -> Message:
     topic = _TOPIC_OF[type(effect.record)]
     encoded = codec.encode(topic, effect.record, source=SOURCE, trace=effect.trace, wire_format=effect.wire_format)
-    if len(encoded.value) > topic.max_message_bytes - _OVERHEAD:
-        raise OversizedError(f"{effect.record.type_name} of {len(encoded.value)} bytes")
+    size = len(encoded.value) + sum(len(name) + len(value) for name, value in encoded.headers)
+    if size > topic.max_message_bytes - _OVERHEAD:
+        raise OversizedError(f"{effect.record.type_name} of {size} bytes")
     return Message(encoded.topic, encoded.key, encoded.value, tuple(encoded.headers))
 
 

@@ -21,6 +21,8 @@ def observe(writer: Writer, staged: Staged, now_ms: int) -> None:
         _count(record)
     for at_ms in staged.answered_ms:
         metrics.COMMAND_LATENCY.observe(max(now_ms - at_ms, 0) / 1000)
+    if staged.unreadable:
+        metrics.DISPOSITIONS.labels("deadline", "unreadable").inc(staged.unreadable)
     if staged.replayed:
         metrics.DISPOSITIONS.labels("replay", "duplicate").inc(staged.replayed)
     metrics.OPEN_RECOVERIES.labels(str(writer.partition)).set(writer.ledger.open)

@@ -300,9 +300,9 @@ def _on_outcome(turn: Turn, event: OutcomeRead) -> None:
             settle(turn, SettledStatus.NOT_APPLIED, record)
             advance(turn)
             after = turn.state.recovery
-            return said(
-                DispositionKind.COMMANDED if after and after.command else DispositionKind.ESCALATED, "next rung"
-            )
+            if after is None:
+                return said(DispositionKind.ESCALATED, "no rung is left")
+            return said(DispositionKind.COMMANDED if after.command else DispositionKind.HELD, "next rung")
         case OutcomeStatus.RUNNING:
             return said(DispositionKind.HELD, "still running" if _extend(turn, recovery) else "no time left")
         case OutcomeStatus.UNKNOWN:

@@ -81,7 +81,8 @@ class Writer:
         self.suspects: frozenset[tuple[str, int]] = frozenset()
         self._hunted: frozenset[tuple[str, int]] = frozenset()
         """Records of a poisoned transaction, one of which is the cause."""
-        self._breaks = False
+        self._deadlines_refused = 0
+        """Transactions of deadlines alone that the broker refused since one was committed."""
         """What one deadline says is refused: its recovery ends with less."""
         self._settings = settings
         self._policies = policies
@@ -210,15 +211,16 @@ class Writer:
         self, batch: Sequence[Raw], now: int, fire_until: int, tokens: int, consumer: Consumer, metadata: Any
     ) -> Staged:
         """One batch as one transaction; when this returns, it is committed. Raises DoubtError."""
-        if batch and self.limit < MAX_BATCH:
-            fire_until = 0  # While poison is hunted, a batch is its records alone.
+        if batch and (self.limit < MAX_BATCH or self._deadlines_refused):
+            fire_until = 0  # While poison is hunted, a batch is its records or its deadlines alone.
         staged = self.ledger.stage(
             batch,
             now,
             fire_until=fire_until,
-            tokens=min(tokens, self.limit * RUNG_TOKENS),
+            tokens=min(tokens, RUNG_TOKENS if self._deadlines_refused else self.limit * RUNG_TOKENS),
             suspects=self.suspects,
-            breaks=self._breaks,
+            # Refused among others, then alone: that one is the cause.
+            breaks=self._deadlines_refused > 1,
         )
         for raw in batch:
             self.positions[raw.topic] = max(raw.offset + 1, self.positions.get(raw.topic, 0))
@@ -241,7 +243,8 @@ class Writer:
         self._hunted -= {(raw.topic, raw.offset) for raw in batch}
         self.limit = max(1, min(self.limit, len(self._hunted) // 2)) if self._hunted else MAX_BATCH
         self.suspects &= self._hunted
-        self._breaks = False
+        if staged.tokens:
+            self._deadlines_refused = 0
         return staged
 
     def _commit(self, producer: Producer, staged: Staged, offsets: list[TopicPartition], metadata: Any) -> None:
@@ -300,8 +303,10 @@ class Writer:
 
     def bisect(self, batch: Sequence[Raw]) -> None:
         """After a poisoned transaction: the next ones are smaller; of one record, that record is the cause."""
+        if not batch:
+            self._deadlines_refused += 1
+            return
         self._hunted = frozenset((raw.topic, raw.offset) for raw in batch)
-        self._breaks = not batch and self.limit == 1
         self.limit = max(1, len(batch) // 2)
         if len(batch) == 1:
             self.suspects |= self._hunted
