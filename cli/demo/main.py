@@ -58,18 +58,18 @@ def up(folder: Path | None = None) -> int:
     console = Console(soft_wrap=True)
     if missing := lacking():
         console.print(_UNSAFE.format(why=missing), style="bold yellow", highlight=False, markup=False)
-    ended = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: ended.set())
+    # Where every command looks without being told, if nobody else is there.
+    starting = _started(folder or UP_FOLDER, in_memory=bool(missing), fresh=False, console=console, port=9092)
     try:
-        # Where every command looks without being told, if nobody else is there.
-        with _started(folder or UP_FOLDER, in_memory=bool(missing), fresh=False, console=console, port=9092) as stack:
+        with _interruptible(), starting as stack:
             for worker in WORKERS:
                 console.print(f"{worker}: {stack.metrics_url(worker)}", highlight=False, markup=False)
             console.print("ready. Ctrl-C ends it, the data stays. For the other commands:", highlight=False)
             for name, value in stack.environment().items():
                 console.print(f"export {name}={value}", highlight=False, markup=False)
-            ended.wait()
+            threading.Event().wait()
+    except KeyboardInterrupt:
+        return 0
     except (StackError, BrokerError, TopicsError) as error:
         console.print(f"error: {error}", style="bold red", markup=False)
         return 1
@@ -78,12 +78,13 @@ def up(folder: Path | None = None) -> int:
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """SIGTERM ends us as Ctrl-C does: in order."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    """SIGTERM ends us as Ctrl-C does, in order; and SIGINT does where a shell's background job would ignore it."""
+    before = {number: signal.signal(number, signal.default_int_handler) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextmanager
