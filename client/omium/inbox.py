@@ -47,14 +47,17 @@ class Waiter:
         self._asked: Future[Command] | None = None
         self._lock = threading.Lock()
 
-    def put(self, command: Command) -> None:
-        """Hand over a command."""
+    def put(self, command: Command) -> bool:
+        """Hand over a command. Returns whether somebody waits, or may yet."""
         with self._lock:
+            if self.late is not None:
+                return False
             asked, self._asked = self._asked, None
             if asked is not None and asked.set_running_or_notify_cancel():
                 asked.set_result(command)
             else:
                 self._commands.append(command)
+            return True
 
     def next(self) -> Future[Command]:
         """The next command, oldest first. A future that is no longer waited for is to be cancelled."""
@@ -65,6 +68,20 @@ class Waiter:
             else:
                 self._asked = future
         return future
+
+    def withdraw(self, asked: Future[Command]) -> None:
+        """Nobody waits for `asked` any more: a command that it got all the same is the next one again."""
+        with self._lock:
+            if not asked.cancel():
+                self._commands.appendleft(asked.result())
+
+    def retire(self, on_late: Callable[[Command], None]) -> list[Command]:
+        """All waiting is given up for good: `on_late` gets what still comes. Returns what was never asked for."""
+        with self._lock:
+            self.late = on_late
+            unasked = list(self._commands)
+            self._commands.clear()
+            return unasked
 
 
 class Inbox:
@@ -118,6 +135,13 @@ class Inbox:
         with self._lock:
             self._waiters.setdefault(execution.encode(), []).append(waiter)
         return waiter
+
+    def retire(self, execution: str, waiter: Waiter, on_late: Callable[[Command], None]) -> list[Command]:
+        """Nobody waits with `waiter` any more. Returns what came too late for it and no other waiter has."""
+        with self._lock:
+            unasked = waiter.retire(on_late)
+            others = any(each.late is None for each in self._waiters.get(execution.encode(), ()))
+            return [] if others else unasked
 
     def forget(self, execution: str, waiter: Waiter) -> None:
         """Take the waiter down."""
@@ -192,9 +216,8 @@ class Inbox:
             self._clock.received(appended_ms)
         with self._lock:
             # Most commands are for other processes: the key tells without decoding.
-            waiters = tuple(self._waiters.get(message.key() or b"", ()))
-        if not waiters:
-            return
+            if (message.key() or b"") not in self._waiters:
+                return
         try:
             command = codec.decode_command(message.value(), message.headers())
         except codec.UndecodableError as error:
@@ -204,8 +227,9 @@ class Inbox:
         if command.key.encode() != message.key():
             self.undecodable += 1
             return
-        living = [waiter for waiter in waiters if waiter.late is None]
-        for waiter in living:
-            waiter.put(command)
-        if not living and (late := waiters[0].late) is not None:
+        with self._lock:
+            # To all of them or none: else the last to give up could not tell whether it is the last to have it.
+            waiters = tuple(self._waiters.get(command.key.encode(), ()))
+            living = [waiter for waiter in waiters if waiter.put(command)]
+        if waiters and not living and (late := waiters[0].late) is not None:
             late(command)

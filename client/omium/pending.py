@@ -98,7 +98,8 @@ class Pending:
             return execution.failures[failure_id].waiter
 
     def give_up(self, key: str, failure_id: str, on_late: Callable[[Command], None] | None) -> None:
-        """Nobody waits for the answer any more. `on_late` gets what still comes; None: others may follow it."""
+        """Nobody waits for the answer any more. `on_late` gets what nobody took in time and what still comes;
+        None: others may follow it."""
         with self._lock:
             execution = self._executions.get(key)
             failure = execution.failures.get(failure_id) if execution else None
@@ -108,10 +109,14 @@ class Pending:
             if attempt is not None and failure.enrolled not in failure.answered_by and failure.enrolled:
                 # It gave up in the very moment: the attempt has not succeeded as a whole.
                 attempt.told = True
-            if on_late is not None:
-                failure.waiter.late = on_late
-            else:
+            if on_late is None:
                 self._inbox.forget(key, failure.waiter)
+                return
+            unasked = self._inbox.retire(key, failure.waiter, on_late)
+            # A branch that joined an attempt never asked for the command that began it.
+            late = [command for command in unasked if command.command_id not in execution.attempts]
+        for command in late:
+            on_late(command)
 
     def _drop(self, key: str) -> None:
         for failure in self._executions.pop(key, _Execution()).failures.values():
@@ -205,10 +210,17 @@ class Pending:
         with self._waiting(key, failure_id) as waiter:
             taken = self.take(key, failure_id)
             while taken is None and waiter is not None and (left_s := until - time.monotonic()) > 0:
+                asked = waiter.next()
                 try:
-                    taken = self.take(key, failure_id, waiter.next().result(left_s))
+                    command = asked.result(left_s)
                 except FutureTimeout:
-                    return None
+                    if asked.cancel():
+                        return None
+                    command = asked.result()
+                except BaseException:
+                    waiter.withdraw(asked)
+                    raise
+                taken = self.take(key, failure_id, command)
         if taken is None:
             return None
         time.sleep(taken[1])
@@ -220,10 +232,16 @@ class Pending:
         with self._waiting(key, failure_id) as waiter:
             taken = self.take(key, failure_id)
             while taken is None and waiter is not None and (left_s := until - time.monotonic()) > 0:
+                asked = waiter.next()
                 try:
-                    command = await asyncio.wait_for(asyncio.wrap_future(waiter.next()), left_s)
+                    command = await asyncio.wait_for(asyncio.wrap_future(asked), left_s)
                 except TimeoutError:
-                    return None
+                    if asked.cancel():
+                        return None
+                    command = asked.result()
+                except BaseException:
+                    waiter.withdraw(asked)
+                    raise
                 taken = self.take(key, failure_id, command)
         if taken is None:
             return None

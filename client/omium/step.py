@@ -88,8 +88,14 @@ class _Done:
     error: BaseException | None
     notes: Evidence
 
+    def end(self) -> Any:
+        """The answer. Raises the exception, where it is one."""
+        if self.error is not None:
+            raise self.error
+        return self.answer
 
-_Life = Generator[_Call | _Wait, Any, Any]
+
+_Life = Generator[_Call | _Wait, Any, _Done]
 
 
 def step(client: Omium, name: str, options: StepOptions) -> Callable[[Callable[P, R]], Callable[P, R]]:
@@ -134,7 +140,9 @@ def _drive(life: _Life, call: Callable[[_Call], Any]) -> Any:
                 except BaseException as error:
                     told = _Done(None, error, notes)
     except StopIteration as end:
-        return end.value
+        done: _Done = end.value
+    # Not in the handler: it would become the context of the agent's exception.
+    return done.end()
 
 
 async def _drive_async(life: _Life, call: Callable[[_Call], Any]) -> Any:
@@ -151,7 +159,9 @@ async def _drive_async(life: _Life, call: Callable[[_Call], Any]) -> Any:
                 except BaseException as error:
                     told = _Done(None, error, notes)
     except StopIteration as end:
-        return end.value
+        done: _Done = end.value
+    # Not in the handler: it would become the context of the agent's exception.
+    return done.end()
 
 
 def passes(error: BaseException) -> bool:
@@ -173,9 +183,10 @@ class _Step:
     options: StepOptions
 
     def life(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Life:
-        """The policy, without IO: yields what is to be done, is sent what came of it, returns the step's answer.
+        """The policy, without IO: yields what is to be done, is sent what came of it.
 
-        Raises the step's own exception, that of the last attempt.
+        Returns the step's answer, or its own exception, that of the last attempt. It is the driver that
+        raises it: a StopIteration would not leave a generator as what it is (PEP 479).
         """
         run = self._run(args, kwargs)
         # Inside an attempt of somebody else (a handler, a step around this one) the first run is part of it.
@@ -186,13 +197,13 @@ class _Step:
         for attempts_left in reversed(range(_MOST_ATTEMPTS)):
             modifications = command.modifications if command else current()
             done: _Done = yield _Call(run, command or outer, modifications)
-            error = done.error or self._violation(done.answer)
+            error = done.error if done.error is not None else self._violation(done.answer)
             if error is None:
                 if command is not None:
                     run.succeeded(command, done.answer if self._sends_output else None)
-                return done.answer
+                return done
             if passes(error) or (reported(error, run) and last is None):
-                raise error
+                return _Done(done.answer, error, done.notes)
             if isinstance(error, NotAppliedError) and command is not None:
                 run.not_applied(command, str(error))
             else:
@@ -200,7 +211,10 @@ class _Step:
                 evidence = self._evidence(run, last, args, kwargs)
                 only_here = str(evidence.get("checkpoint")).startswith(IN_PLACE)
                 if command is not None:
-                    failure_id = run.failed_again(command, error, **evidence)
+                    answered, failure_id = failure_id, run.failed_again(command, error, **evidence)
+                    if answered != failure_id:
+                        # Else it would still count as one that waits, and keep what comes too late to itself.
+                        run.give_up(answered)
                 else:
                     failure_id = run.report(error, resumed_by=outer, **evidence)
             command = (yield _Wait(run, failure_id, self.options.get("wait_s"))) if attempts_left else None
@@ -209,16 +223,16 @@ class _Step:
         run.give_up(failure_id, only_here=only_here)
         return self._give_up(run, last)
 
-    def _give_up(self, run: Run, last: _Done | None) -> Any:
+    def _give_up(self, run: Run, last: _Done | None) -> _Done:
         assert last is not None
         assert last.error is not None
         if type(last.error) is Violation and self.options.get("on_violation") == "return" and last.answer is not None:
-            return last.answer
+            return _Done(last.answer, None, last.notes)
         try:
             setattr(last.error, _REPORTED, run.key)
         except Exception:
             _log.debug("omium: %s takes no mark", type(last.error).__name__)
-        raise last.error
+        return last
 
     @property
     def _sends_output(self) -> bool:
