@@ -39,6 +39,7 @@ lint: $(READY)
 	@$(BIN)/ruff check -q
 	@$(BIN)/ruff format -q --check
 	@$(BIN)/mypy --no-error-summary
+	@$(BIN)/mypy --no-error-summary client/omium
 	@said=$$($(BIN)/lint-imports 2>&1) || { echo "$$said"; exit 1; }
 	@$(BIN)/python -m schemas.generate --check
 	@$(BIN)/yamllint -s docker-compose.yml ops
