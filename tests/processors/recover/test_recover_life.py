@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from recover_life import ASYNC, BACKOFF, FALLBACK, HUMAN, LADDER, LONGER, commanded, kinds, result, saved
 from recover_world import PARAMETERS, START_MS, TENANT, World, again, failure, option, options, outcome
 
 from processors.recover import ids
@@ -14,44 +15,15 @@ from schemas.records import (
     Budget,
     Category,
     Checkpoint,
-    CheckpointSaved,
-    Disposition,
     Escalation,
     Execution,
     RecoveryResult,
-    ResumedBy,
     SettledAttempt,
     Strategy,
     ToolResponse,
     from_epoch_ms,
     parse_json_text,
 )
-
-BACKOFF = option(Strategy.EXPONENTIAL_BACKOFF, 0.9)
-LONGER = option(Strategy.INCREASE_TIMEOUT, 0.6)
-ASYNC = option(Strategy.ASYNC_EXECUTION, 0.85)
-FALLBACK = option(Strategy.FALLBACK_SERVICE, 0.7)
-HUMAN = option(Strategy.ASK_HUMAN, 0.5, 0)
-LADDER = (BACKOFF, ASYNC, FALLBACK, LONGER, HUMAN)
-
-
-def saved(checkpoint_id: str, data: str | None = None) -> CheckpointSaved:
-    return CheckpointSaved(tenant_id=TENANT, execution_id="run-1", checkpoint=Checkpoint(id=checkpoint_id, data=data))
-
-
-def kinds(world: World, subject: str = "failure") -> list[str]:
-    return [str(d.kind) for d in world.records(Disposition) if d.subject == subject]
-
-
-def result(world: World) -> RecoveryResult:
-    (found,) = world.records(RecoveryResult)
-    return found
-
-
-def commanded(*chosen: object, **fields: object) -> World:
-    world = World()
-    world.offer(world.fail(**fields), *(chosen or LADDER))  # type: ignore[arg-type]
-    return world
 
 
 def test_a_failure_with_options_becomes_one_command_and_its_success_a_result() -> None:
@@ -269,77 +241,6 @@ def test_a_repeated_success_is_a_duplicate() -> None:
     world.answer(world.commands[0])
     assert kinds(world, "outcome") == ["ended", "duplicate"]
     assert len(world.records(RecoveryResult)) == 1
-
-
-def test_parallel_branches_at_one_checkpoint_are_one_command_with_merged_modifications() -> None:
-    world = World()
-    one, two = world.fail("f1"), world.fail("f2")
-    world.offer(one, option(Strategy.REFRESH_CREDENTIALS))
-    assert not world.commands
-    world.offer(two, option(Strategy.CONSTRAINT_INJECTION))
-    (command,) = world.commands
-    assert [m.kind for m in command.modifications] == ["refresh_credentials", "append_prompt"]
-    assert command.fence.offset == two
-    assert kinds(world) == ["opened", "joined", "commanded", "commanded"]
-
-
-def test_a_branch_whose_options_do_not_come_is_not_waited_for_long() -> None:
-    world = World()
-    one, _ = world.fail("f1"), world.fail("f2")
-    world.offer(one, BACKOFF)
-    world.tick(999)
-    assert not world.commands
-    world.tick(1)
-    assert len(world.commands) == 1
-
-
-def test_a_branch_that_fails_just_after_the_command_is_answered_by_it() -> None:
-    world = commanded()
-    world.now += 500
-    offset = world.fail("f2")
-    world.offer(offset, FALLBACK)
-    assert len(world.commands) == 1
-    assert kinds(world)[-1] == "joined"
-
-
-def test_a_runtime_that_forgets_resumed_by_still_climbs_the_ladder() -> None:
-    world = commanded()
-    world.now += 10_000
-    world.offer(world.fail("f2"), *LADDER)
-    assert [c.attempt for c in world.commands] == [1, 2]
-
-
-def test_a_failure_at_another_checkpoint_takes_the_place_of_the_one_that_waits() -> None:
-    world = World()
-    first = world.fail("f1")
-    world.offer(world.fail("f2", checkpoint="c2"), BACKOFF)
-    world.offer(first, FALLBACK)
-    (command,) = world.commands
-    assert (command.checkpoint.id, command.attempt) == ("c2", 1)
-    assert kinds(world) == ["opened", "joined", "joined", "commanded"]
-
-
-def test_after_success_a_new_failure_of_the_resumed_run_opens_a_new_recovery() -> None:
-    world = commanded()
-    world.answer(world.commands[0])
-    world.offer(world.fail("f2", resumed_by=again(world.commands[0])), BACKOFF)
-    one, two = world.commands
-    assert two.recovery_id != one.recovery_id
-    assert two.attempt == 1
-    assert two.fence.offset > one.fence.offset
-
-
-def test_a_failure_of_a_recovery_that_was_given_up_is_stale() -> None:
-    world = commanded(BACKOFF, HUMAN)
-    world.offer(world.fail("f2", resumed_by=again(world.commands[0])), BACKOFF, HUMAN)
-    assert result(world).reason == "needs_human"
-    world.fail("f3", resumed_by=again(world.commands[0]))
-    assert kinds(world)[-1] == "stale"
-
-
-def test_a_claim_on_a_recovery_that_does_not_exist_opens_one() -> None:
-    world = commanded(resumed_by=ResumedBy(recovery_id="forged", attempt=9))
-    assert (len(world.commands), world.commands[0].attempt) == (1, 1)
 
 
 def test_nothing_is_done_twice_on_the_same_call_unless_something_changed() -> None:
