@@ -37,7 +37,7 @@ _PACKAGES: Final = (
     "fastavro",
     "pydantic",
     "clickhouse-connect",
-    "chdb",
+    "chdb-core",
 )
 
 Status = Literal["ok", "warning", "failed"]
