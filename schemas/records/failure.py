@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from typing import Any
+
+from pydantic import Field, ValidationInfo, model_validator
 
 from schemas.records.base import (
     Amount,
@@ -20,6 +22,7 @@ from schemas.records.base import (
     WireEnum,
     execution_key,
 )
+from schemas.records.lenient import coerced
 
 
 class FailureOrigin(WireEnum):
@@ -208,6 +211,12 @@ class FailureEvent(Event):
     budget: Budget | None = None
     resumed_by: ResumedBy | None = None
     reply_format: Lenient[Encoding] = Encoding.SAME
+
+    @model_validator(mode="before")
+    @classmethod
+    def _coerced(cls, document: Any, info: ValidationInfo) -> Any:
+        natural = info.context and info.context.get("natural_json")
+        return coerced(document) if natural and isinstance(document, dict) else document
 
     def identity(self, partition: int, offset: int) -> str:
         """The failure's id; where the runtime gave none, its place in agent.failures."""
