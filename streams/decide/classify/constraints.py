@@ -8,9 +8,10 @@ values may be
   text with a unit or a percent sign; with unit "fraction" 5 % is 0.05;
 - {"type": "enum", "values"};
 - {"type": "format", "pattern"}: RE2, must match in full; or {"type": "format", "format"}: a format of JSON Schema;
-- a JSON Schema for the field;
+- a JSON Schema for the field; bounds and values in the words above count beside it;
 
-each with "required": false or "nullable": true where that is so. `rules` holds rules between fields (see cross_field).
+each with "required": false or "nullable": true where that is so. Without a type, what a constraint holds tells its
+kind; a list stands for the values of an enum. `rules` holds rules between fields (see cross_field).
 """
 
 from __future__ import annotations
@@ -22,6 +23,15 @@ from typing import Any, Final
 
 import re2
 
+from schemas.records import parse_json_text
+from streams.decide.classify.constraint_kinds import (
+    allowed_values,
+    as_constraint,
+    by_field,
+    kind_beside,
+    kind_of,
+    valid_range,
+)
 from streams.decide.classify.cross_field import RULES_KEYS, cross_field_violations
 from streams.decide.classify.extract import fields_in, json_in
 from streams.decide.classify.schema import is_field_schema, is_schema, schema_violations
@@ -44,12 +54,15 @@ class Checked:
     """Constraints that could not be applied, and why."""
 
 
-def check(output: Any, constraints: Mapping[str, Any]) -> Checked:
+def check(output: Any, constraints: Any) -> Checked:
     """All violations, the hard ones first. An output in prose is read for the JSON, or the values, that it holds."""
-    if is_schema(constraints):
+    if isinstance(constraints, dict) and is_schema(constraints):
         return _check_schema(output, constraints)
+    constraints = by_field(constraints)
     fields = {
-        str(path): rule for path, rule in constraints.items() if path not in RULES_KEYS and isinstance(rule, dict)
+        str(path): constraint
+        for path, given in constraints.items()
+        if path not in RULES_KEYS and (constraint := as_constraint(given)) is not None
     }
     found: list[Violation] = []
     output = _structured(output, tuple(fields), found)
@@ -68,7 +81,7 @@ def _check_schema(output: Any, schema: Mapping[str, Any]) -> Checked:
     found, why = schema_violations(output, schema)
     if found and isinstance(output, str) and (meant := json_in(output)) is not None:
         found, why = schema_violations(meant, schema)
-        found.append(_in_prose(output))
+        found.extend(_in_prose(output))
     found.sort(key=lambda violation: violation.soft)
     return Checked(found, [f"the schema: {why}"] if why else [])
 
@@ -81,7 +94,7 @@ def _structured(output: Any, fields: tuple[str, ...], found: list[Violation]) ->
         return output
     if isinstance(output, str):
         if (meant := json_in(output)) is not None:
-            found.append(_in_prose(output))
+            found.extend(_in_prose(output))
             return meant
         if stated := fields_in(output, fields):
             return stated
@@ -93,9 +106,11 @@ def _structured(output: Any, fields: tuple[str, ...], found: list[Violation]) ->
     return None
 
 
-def _in_prose(output: str) -> Violation:
-    text = "the output is JSON within other text"
-    return Violation("format_violation", "", "json_in_prose", shown(output), text)
+def _in_prose(output: str) -> Iterator[Violation]:
+    """JSON that is given as text is JSON all the same; with words or fences around it, it is not."""
+    if not isinstance(parse_json_text(output), dict | list):
+        text = "the output is JSON within other text"
+        yield Violation("format_violation", "", "json_in_prose", shown(output), text)
 
 
 def _at(output: Any, path: str) -> Any:
@@ -138,23 +153,26 @@ def _check_field(path: str, value: Any, constraint: Mapping[str, Any], refused: 
         if required:
             yield Violation("format_violation", path, "required", None, f"{path} is missing", _limits(constraint))
         return
-    checker = _CHECKERS.get(str(constraint.get("type")))
-    if checker is None:
-        if is_field_schema(constraint):
-            schema = {key: part for key, part in constraint.items() if key != "required" or isinstance(part, list)}
-            found, why = schema_violations(value, schema, path)
-            yield from found
-            refused.extend([f"{path}: {why}"] if why else [])
+    kind = kind_of(constraint)
+    if kind is None and is_field_schema(constraint):
+        schema = {key: part for key, part in constraint.items() if key != "required" or isinstance(part, list)}
+        found, why = schema_violations(value, schema, path)
+        yield from found
+        refused.extend([f"{path}: {why}"] if why else [])
+        if found or value is None:
+            return
+        kind = kind_beside(constraint)
+    if kind is None:
         return
     if value is None:
         if required and constraint.get("nullable") is not True:
             yield Violation("format_violation", path, "null", None, f"{path} is null", _limits(constraint))
         return
-    yield from checker(path, value, constraint, refused)
+    yield from _CHECKERS[kind](path, value, constraint, refused)
 
 
 def _limits(constraint: Mapping[str, Any]) -> dict[str, Any]:
-    match constraint.get("type"):
+    match kind_of(constraint) or kind_beside(constraint):
         case "range":
             return {"valid_range": valid_range(constraint)}
         case "enum":
@@ -164,33 +182,6 @@ def _limits(constraint: Mapping[str, Any]) -> dict[str, Any]:
     return {}
 
 
-def allowed_values(constraint: Mapping[str, Any]) -> list[Any]:
-    """The values of an enum, however they are called."""
-    values = constraint.get("values", constraint.get("allowed_values", constraint.get("enum")))
-    return values if isinstance(values, list) else []
-
-
-def valid_range(constraint: Mapping[str, Any]) -> dict[str, Any]:
-    """The bounds in one form: min, max, exclusive_min, exclusive_max, as far as given."""
-    bounds: dict[str, Any] = {}
-    for name, spellings in _BOUNDS.items():
-        for spelling in spellings:
-            bound = constraint.get(spelling)
-            if bound is not None and not isinstance(bound, bool):
-                bounds[name] = bound
-    for end in ("min", "max"):
-        exclusive = constraint.get(f"exclusive_{end}", constraint.get(f"exclusive{end.capitalize()}imum"))
-        if end in bounds and (exclusive is True or constraint.get("exclusive") is True):
-            bounds[f"exclusive_{end}"] = bounds.pop(end)
-    return bounds
-
-
-_BOUNDS: Final = {
-    "min": ("min", "minimum", "ge", "gte"),
-    "max": ("max", "maximum", "le", "lte"),
-    "exclusive_min": ("exclusive_min", "exclusiveMinimum", "gt"),
-    "exclusive_max": ("exclusive_max", "exclusiveMaximum", "lt"),
-}
 _HOLDS: Final[Mapping[str, Callable[[Any, Any], bool]]] = {
     "min": lambda value, bound: value >= bound,
     "max": lambda value, bound: value <= bound,
@@ -253,7 +244,11 @@ def _check_format(path: str, value: Any, constraint: Mapping[str, Any], refused:
     compiled, subject = _compiled(pattern), str(value)
     if compiled is None:
         refused.append(f"{path}: RE2 refuses the pattern")
-    elif len(subject) > MAX_SUBJECT_CHARS or compiled.fullmatch(subject) is None:
+        return
+    # Without a type it may be JSON Schema's, which matches anywhere: whoever anchors one end means the other as it is.
+    anywhere = "type" not in constraint and (pattern.startswith("^") or pattern.endswith("$"))
+    match = compiled.search if anywhere else compiled.fullmatch
+    if len(subject) > MAX_SUBJECT_CHARS or match(subject) is None:
         text = f"{path} is {shown(value)}, which does not match {pattern}"
         yield Violation("format_violation", path, "pattern", value, text, limits)
 

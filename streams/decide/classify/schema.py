@@ -25,7 +25,7 @@ MAX_EXPANDED: Final = 1_000
 _MAX_WORK: Final = 500_000
 """Bound of (expanded subschemas) x (values in the output): some milliseconds."""
 
-_TYPES: Final = frozenset({"object", "array", "string", "number", "integer", "boolean", "null"})
+TYPES: Final = frozenset({"object", "array", "string", "number", "integer", "boolean", "null"})
 _DRAFT_7: Final = ("http://json-schema.org/draft-07/schema", "https://json-schema.org/draft-07/schema")
 _DRAFT_2020: Final = "https://json-schema.org/draft/2020-12/schema"
 _KEYWORDS: Final = frozenset(
@@ -102,7 +102,7 @@ def is_schema(constraints: Mapping[str, Any]) -> bool:
     if "$schema" in constraints:
         return True
     kind = constraints.get("type")
-    if isinstance(kind, list) or (isinstance(kind, str) and kind in _TYPES):
+    if isinstance(kind, list) or (isinstance(kind, str) and kind in TYPES):
         return True
     properties = constraints.get("properties")
     if isinstance(properties, dict) and not isinstance(properties.get("type"), str):
@@ -113,7 +113,7 @@ def is_schema(constraints: Mapping[str, Any]) -> bool:
 def is_field_schema(constraint: Mapping[str, Any]) -> bool:
     """Whether the constraint of one field is a JSON Schema."""
     kind = constraint.get("type")
-    if kind is None or isinstance(kind, list) or (isinstance(kind, str) and kind in _TYPES):
+    if kind is None or isinstance(kind, list) or (isinstance(kind, str) and kind in TYPES):
         return not _KEYWORDS.isdisjoint(constraint) or kind is not None
     return False
 

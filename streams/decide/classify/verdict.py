@@ -61,8 +61,7 @@ def classify(event: FailureEvent, rules: Rules | None = None, judgements: Sequen
 def _checked(event: FailureEvent) -> Checked:
     if event.output is None or event.constraints is None:
         return _NOTHING
-    constraints = parse_json_text(event.constraints)
-    return check(parse_json_text(event.output), constraints) if isinstance(constraints, dict) else _NOTHING
+    return check(parse_json_text(event.output), parse_json_text(event.constraints))
 
 
 def _of_violations(checked: Checked) -> Classification:

@@ -9,7 +9,14 @@ from itertools import islice
 from typing import Any, Final, NamedTuple
 
 from schemas.records import parse_json_text
-from streams.decide.classify.constraints import allowed_values, valid_range
+from streams.decide.classify.constraint_kinds import (
+    allowed_values,
+    as_constraint,
+    by_field,
+    kind_beside,
+    kind_of,
+    valid_range,
+)
 from streams.decide.classify.cross_field import RULES_KEYS
 from streams.decide.classify.schema import is_field_schema, is_schema
 from streams.decide.classify.values import is_date
@@ -81,12 +88,12 @@ def demand(context: Context) -> Demand:
 
 def _demand(context: Context) -> Demand:
     given = parse_json_text(context.event.constraints) if context.event.constraints else None
-    constraints = given if isinstance(given, dict) else {}
-    whole = is_schema(constraints)
+    whole = isinstance(given, dict) and is_schema(given)
+    constraints: Mapping[str, Any] = given if whole and isinstance(given, dict) else by_field(given)
     fields = {
         _generic(field): constraint
-        for field, constraint in islice(constraints.items(), _MAX_CONSTRAINTS)
-        if isinstance(constraint, dict) and field not in RULES_KEYS and not whole
+        for field, said in islice(constraints.items(), _MAX_CONSTRAINTS)
+        if field not in RULES_KEYS and not whole and (constraint := as_constraint(said)) is not None
     }
     said = _properties(constraints) if whole else fields
     rules = _violated(context, said) or tuple(_rule(field, said[field]) for field in list(said)[:MAX_FIELDS])
@@ -174,7 +181,7 @@ def _rule(field: str, constraint: Mapping[str, Any]) -> Rule:
 
 def _own_schema(constraint: Mapping[str, Any]) -> dict[str, Any]:
     """The constraint itself where it is a JSON Schema, else empty."""
-    if not is_field_schema(constraint):
+    if kind_of(constraint) or kind_beside(constraint) or not is_field_schema(constraint):
         return {}
     keywords = {key: value for key, value in constraint.items() if key not in {"required", "nullable"}}
     schema: dict[str, Any] = without_annotations(keywords)

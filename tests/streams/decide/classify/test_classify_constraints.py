@@ -173,6 +173,43 @@ def test_what_stands_in_prose_is_read(output: str) -> None:
     assert broken(output, APR)[0] == ("apr", "range")
 
 
+@pytest.mark.parametrize(
+    ("constraint", "good", "bad", "rule"),
+    [
+        ({"min": 2.5, "max": 8.5}, "5 %", 0, "range"),
+        ({"minimum": 2.5, "maximum": 8.5}, 5, "9 %", "range"),
+        ({"gte": 1}, 1, 0, "range"),
+        ({"enum": PRODUCTS}, "Loan", "Lease", "enum"),
+        ({"allowed_values": PRODUCTS}, "Loan", "Lease", "enum"),
+        (PRODUCTS, "Loan", "Lease", "enum"),
+        ({"type": "choice", "values": PRODUCTS}, "Loan", "Lease", "enum"),
+        ({"type": "regex", "pattern": r"\d{5}"}, "12345", "123456", "pattern"),
+        ({"pattern": r"\d{5}"}, "12345", "123456", "pattern"),
+        ({"pattern": "^LOAN-"}, "LOAN-7", "LEASE-7", "pattern"),  # anchored: JSON Schema's, found anywhere
+        ({"format": "date"}, "2026-01-31", "31.1.2026", "format"),
+        ({"type": "number", "min": 2.5, "max": 8.5}, 5, 0, "range"),
+        ({"type": "number", "min": 2.5, "max": 8.5}, 5, "five", "type"),
+        ({"type": "string", "values": PRODUCTS}, "Loan", "Lease", "enum"),
+        ({"anyOf": [{"minimum": 3}, {"type": "null"}]}, None, 1, "anyOf"),
+    ],
+)
+def test_what_a_constraint_without_a_type_holds_tells_its_kind(constraint: Any, good: Any, bad: Any, rule: str) -> None:
+    assert broken({"x": good}, {"x": constraint}) == []
+    assert broken({"x": bad}, {"x": constraint}) == [("x", rule)]
+
+
+@pytest.mark.parametrize("constraints", [{"field": "x", "min": 1}, [{"field": "x", "min": 1}, {"path": "y", "max": 9}]])
+def test_constraints_that_name_their_field(constraints: Any) -> None:
+    assert broken({"x": 1, "y": 9}, constraints) == []
+    assert broken({"x": 0, "y": 9}, constraints) == [("x", "range")]
+
+
+@pytest.mark.parametrize("constraints", [APR, {"type": "object", "properties": {"apr": {"minimum": 2.5}}}])
+def test_json_given_as_text_is_json(constraints: Any) -> None:
+    assert broken('{"apr": 5}', constraints) == []
+    assert len(broken('{"apr": 0}', constraints)) == 1
+
+
 def test_json_in_prose_that_keeps_its_constraints_is_still_no_json() -> None:
     assert broken('```json\n{"apr": 5}\n```', APR) == [("", "json_in_prose")]
     assert broken("I cannot say.", {**APR, "b": {"type": "range"}}) == [("", "output")]
