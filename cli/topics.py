@@ -32,9 +32,8 @@ def show(settings: Settings, *, as_json: bool) -> None:
     rows = [("TOPIC", "RECORD", "PARTITIONS", "REPLICAS", "KEPT", "KEY")]
     for state in states:
         contract = BY_NAME[state.name]
-        kept = "compacted" if contract.retention_ms is None else str(timedelta(milliseconds=contract.retention_ms))
+        kept = _kept(contract.retention_ms)
         there = str(state.partitions) if state.partitions else "missing"
-        kept = kept.removesuffix(", 0:00:00")
         rows.append((state.name, _record(state.name) or "-", there, str(state.replication), kept, contract.key))
     put_rows(rows)
 
@@ -42,3 +41,9 @@ def show(settings: Settings, *, as_json: bool) -> None:
 def _record(name: str) -> str | None:
     record = BY_NAME[name].record
     return None if record is None else record.__name__
+
+
+def _kept(retention_ms: int | None) -> str:
+    if retention_ms is None:
+        return "compacted"
+    return "for ever" if retention_ms < 0 else str(timedelta(milliseconds=retention_ms)).removesuffix(", 0:00:00")

@@ -17,6 +17,8 @@ from schemas.records import (
     Escalation,
     Event,
     FailureEvent,
+    OperatorAction,
+    Pause,
     RecoveryOptions,
     RecoveryResult,
     ResumeCommand,
@@ -39,11 +41,11 @@ class Topic:
     key: str
     """What the message key is, for people."""
     retention_ms: int | None
-    """None: compacted, kept for ever."""
+    """None: compacted, kept for ever. -1: every record, for ever."""
     max_message_bytes: int
     audited: bool = True
     from_agents: bool = False
-    """Written by runtimes: untrusted bytes, Avro or JSON."""
+    """Written by runtimes, or by people's tools: untrusted bytes, Avro or JSON."""
 
     @property
     def compacted(self) -> bool:
@@ -103,6 +105,24 @@ OUTCOMES: Final = Topic(
     key=_EXECUTION,
     retention_ms=7 * _DAY_MS,
     max_message_bytes=256 * _KIB,
+    from_agents=True,
+)
+
+OPERATOR_ACTIONS: Final = Topic(
+    name=topic("operator.actions.v1"),
+    record=OperatorAction,
+    key=_EXECUTION,
+    retention_ms=30 * _DAY_MS,
+    max_message_bytes=64 * _KIB,
+    from_agents=True,
+)
+OPERATOR_PAUSES: Final = Topic(
+    name=topic("operator.pauses.v1"),
+    record=Pause,
+    key="scope:target",
+    # Not compacted: an old pause, sent once more, would be the last record of its key, and outlive the newer word.
+    retention_ms=-1,
+    max_message_bytes=64 * _KIB,
     from_agents=True,
 )
 
@@ -201,6 +221,8 @@ TOPICS: Final = (
     CHECKPOINTS,
     OUTCOMES,
     *OPTION_TOPICS,
+    OPERATOR_ACTIONS,
+    OPERATOR_PAUSES,
     COMMANDS,
     RESULTS,
     ESCALATIONS,

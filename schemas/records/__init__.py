@@ -42,6 +42,7 @@ from schemas.records.failure import (
     ToolCall,
     ToolResponse,
 )
+from schemas.records.operator import ActionKind, OperatorAction, Pause, PauseScope
 from schemas.records.options import (
     Category,
     Classification,
@@ -61,6 +62,7 @@ from schemas.records.result import (
     Disposition,
     DispositionKind,
     Escalation,
+    Proposal,
     RecoveryResult,
     ResultReason,
     ResultStatus,
@@ -80,12 +82,15 @@ EVENTS: tuple[type[Event], ...] = (
     SettledAttempt,
     Disposition,
     DeadLetter,
+    OperatorAction,
+    Pause,
 )
 """Every record that is the value of a topic."""
 
 __all__ = [
     "EVENTS",
     "NATURAL",
+    "ActionKind",
     "Agent",
     "Applied",
     "Budget",
@@ -116,9 +121,13 @@ __all__ = [
     "Metrics",
     "Modification",
     "ModificationKind",
+    "OperatorAction",
     "Option",
     "Origin",
     "OutcomeStatus",
+    "Pause",
+    "PauseScope",
+    "Proposal",
     "Protocol",
     "Record",
     "RecoveryOptions",

@@ -100,6 +100,10 @@ class Decision(Record):
     """Index into candidates."""
     probability: Probability = 1.0
     """With which the mode chose it; 1 where it draws nothing."""
+    operator: str = ""
+    """Who decided; empty: the mode did."""
+    approval_hash: str = ""
+    """Of the question that the operator answered."""
 
 
 class ResumeCommand(Event):

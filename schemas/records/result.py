@@ -14,12 +14,14 @@ from schemas.records.base import (
     Lenient,
     Many,
     MicroUsd,
+    Probability,
+    Record,
     TenantId,
     UtcMs,
     WireEnum,
     execution_key,
 )
-from schemas.records.command import Candidate
+from schemas.records.command import Candidate, Modification
 from schemas.records.failure import Checkpoint
 from schemas.records.options import Category, Classification, Severity, Strategy, stratum_key
 
@@ -92,6 +94,20 @@ class RecoveryResult(Event):
         return execution_key(self.tenant_id, self.execution_id)
 
 
+class Proposal(Record):
+    """One answer that a person may give."""
+
+    strategy: Lenient[Strategy]
+    confidence: Probability
+    cost_microusd: MicroUsd = 0
+    latency_s: Amount = 0.0
+    modifications: Many[Modification]
+    """As the command would carry them."""
+    why: str = ""
+    """Why it is offered or, where it was refused, what forbade it without a person."""
+    refused: bool = False
+
+
 class Escalation(Event):
     """A person is needed; holds what they need to decide."""
 
@@ -109,10 +125,18 @@ class Escalation(Event):
     options: Many[Candidate] = ()
     attempts: Count = 0
     escalated_at: UtcMs
+    attempt: Count = 0
+    """The attempt that is asked about; 0: nothing can be decided here, the recovery has ended."""
+    approval_hash: str = ""
+    """Of the question; an operator's action counts for the question that it names."""
+    proposals: Many[Proposal] = ()
+    """What may be answered; approve means the first."""
+    expires_at: UtcMs | None = None
+    """Without an answer by then the recovery ends."""
 
     @property
     def event_id(self) -> str:
-        return f"{self.recovery_id}:escalation"
+        return ":".join(filter(None, (self.recovery_id, "escalation", self.approval_hash[:16])))
 
     @property
     def key(self) -> str:
@@ -187,6 +211,8 @@ class DispositionKind(WireEnum):
     """An outcome, or a repeated failure, of an older attempt."""
     FORWARDED = "forwarded"
     """Found in the wrong partition, passed on to the right one."""
+    REFUSED = "refused"
+    """An operator's action that must not be carried out."""
 
 
 class Disposition(Event):
@@ -196,7 +222,7 @@ class Disposition(Event):
 
     tenant_id: TenantId
     execution_id: Id
-    subject: str = Field(pattern=r"^(failure|outcome|options|checkpoint)$")
+    subject: str = Field(pattern=r"^(failure|outcome|options|checkpoint|operator)$")
     subject_id: Id
     kind: Lenient[DispositionKind]
     reason: str = ""

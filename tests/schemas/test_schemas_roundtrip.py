@@ -59,7 +59,7 @@ def test_every_topic_of_the_contract_is_mapped() -> None:
     """Names are unique and versioned, what is audited can be decoded, compacted is what has no retention."""
     names = [topic.name for topic in TOPICS]
     assert len(set(names)) == len(names)
-    assert all(name.startswith(("agent.", "recovery.")) and name.endswith(".v1") for name in names)
+    assert all(name.startswith(("agent.", "operator.", "recovery.")) and name.endswith(".v1") for name in names)
     assert all(topic.record is not None for topic in AUDITED)
     for topic in TOPICS:
         assert topic.compacted == (topic.config["cleanup.policy"] == "compact")
