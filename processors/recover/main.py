@@ -11,7 +11,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Final
 
 from confluent_kafka import (
-    OFFSET_BEGINNING,
     Consumer,
     IsolationLevel,
     KafkaError,
@@ -21,27 +20,27 @@ from confluent_kafka import (
 )
 from confluent_kafka.admin import AdminClient
 
-from ops.runtime import failpoints, metrics
+from ops.runtime import failpoints
 from ops.runtime.health import HealthServer
 from ops.runtime.lag import LagReporter
 from ops.runtime.logs import configure
 from ops.runtime.settings import Settings
+from processors.recover.assignment import Assignment
 from processors.recover.clock import BrokerClock
 from processors.recover.lane import Lane
 from processors.recover.ledger import RUNG_TOKENS, Raw, Staged
-from processors.recover.observe import forget, observe
-from processors.recover.policy import Policies, PolicyError
+from processors.recover.observe import observe
+from processors.recover.reload import PolicyFile
 from processors.recover.writer import DoubtError, Writer, ends
 from schemas.topics import RECOVER_INPUTS, RECOVER_STATE
 
 log = logging.getLogger("omium.recover")
 
 _POLL_S: Final = 0.05
+_TAKING_POLL_S: Final = 0.005
+"""While a partition is being taken over: how late its end is seen."""
 _CONSUME: Final = 1000
 _BARRIER_EVERY_S: Final = 0.1
-_POLICY_EVERY_S: Final = 1.0
-_RETRY_S: Final = (0.2, 5.0)
-"""Wait after a first doubt, and the longest, doubling in between."""
 
 
 class StartError(Exception):
@@ -51,13 +50,9 @@ class StartError(Exception):
 class Worker:
     """Runs until `stop` is set. One thread polls; no transaction is open while it does."""
 
-    def __init__(self, settings: Settings, policies: Policies, stop: threading.Event, *, transactional: bool) -> None:
-        self._settings = settings
-        self._policies = policies
+    def __init__(self, settings: Settings, policy: PolicyFile, stop: threading.Event, *, transactional: bool) -> None:
         self._stop = stop
-        self._transactional = transactional
-        self._lanes: dict[int, Lane] = {}
-        self._parked: dict[int, Lane] = {}
+        self._policy = policy
         name = f"{settings.app}-recover"
         self._admin = AdminClient(settings.kafka(**{"client.id": f"{name}-admin"}))
         self._consumer = Consumer(
@@ -81,163 +76,74 @@ class Worker:
             )
         )
         self._clock = BrokerClock(settings, f"{name}-clock")
-        self._partitions = _equal_partitions(self._consumer)
-        self._pool = ThreadPoolExecutor(self._partitions, thread_name_prefix="recover")
+        partitions = _equal_partitions(self._consumer)
+        self._pool = ThreadPoolExecutor(partitions, thread_name_prefix="recover")
+        self._assignment = Assignment(
+            self._consumer,
+            self._admin,
+            partitions,
+            lambda n: Writer(settings, n, partitions, policy.policies, transactional=transactional),
+            lambda: policy.policies,
+            stop,
+        )
         self._barrier_s = 0.0
-        self._policy_of = self._policy_age()
-        self._looked_s = time.monotonic()
 
     def readiness(self) -> str | None:
-        lanes = list(self._lanes.values())
-        if not lanes:
+        if not self._assignment.lanes:
             return "no partition is assigned"
-        waiting = [lane.writer.partition for lane in lanes if not lane.writer.ready]
+        waiting = self._assignment.taking_over
         return f"partitions being taken over: {waiting}" if waiting else None
 
     def run(self) -> None:
         while not self._clock.wait(5) and not self._stop.is_set():
             log.warning("the broker does not tell its time")
-        self._consumer.subscribe(
-            [topic.name for topic in RECOVER_INPUTS],
-            on_assign=self._on_assign,
-            on_revoke=self._on_revoke,
-            on_lost=self._on_lost,
-        )
+        self._assignment.subscribe()
         try:
             while not self._stop.is_set():
                 self._clock.tick()
                 self._reload()
                 self._gather()
                 failpoints.hit("recover.polled")
-                self._take_over_again()
+                self._assignment.advance()
                 self._check_barriers()
                 while self._round() and not self._stop.is_set():
                     self._clock.tick()
         finally:
             self._consumer.close()
+            self._assignment.close()
             self._pool.shutdown()
             self._clock.close()
 
-    # --- policy
-
-    def _policy_age(self) -> int:
-        path = self._settings.policy_file
-        try:
-            return path.stat().st_mtime_ns if path else 0
-        except OSError:
-            return 0
-
     def _reload(self) -> None:
-        """A changed policy file counts from the next decision on; one that cannot be used changes nothing."""
-        if time.monotonic() - self._looked_s < _POLICY_EVERY_S:
-            return
-        self._looked_s = time.monotonic()
-        age = self._policy_age()
-        if age in (0, self._policy_of):
-            return
-        self._policy_of = age
-        try:
-            self._policies = Policies.load(self._settings.policy_file)
-        except PolicyError as error:
-            log.error("policy %s stays: %s", self._policies.version, error)
-            return
-        for lane in self._lanes.values():
-            lane.writer.follow(self._policies)
-        log.info("policy %s", self._policies.version)
-
-    # --- assignment; runs inside poll, when no transaction is open
-
-    def _on_assign(self, consumer: Consumer, assigned: list[TopicPartition]) -> None:
-        numbers: list[int] = sorted({tp.partition for tp in assigned})
-        # What was ours all the time can go on: had another been the writer since, ours would be fenced.
-        self._lanes = {n: self._parked.get(n) or Lane(self._writer(n)) for n in numbers}
-        self._parked.clear()
-        fresh = [lane for lane in self._lanes.values() if not lane.writer.ready]
-        for future in [self._pool.submit(self._take_over, lane) for lane in fresh]:
-            future.result()
-        for lane in self._lanes.values():
-            lane.forget_read()
-            lane.writer.follow(self._policies)
-        consumer.assign([self._start(tp) for tp in assigned])
-        log.info("partitions %s", numbers)
-
-    def _on_revoke(self, _: Consumer, __: list[TopicPartition]) -> None:
-        for lane in self._lanes.values():
-            lane.forget_read()
-            forget(lane.writer)
-        self._parked, self._lanes = {n: lane for n, lane in self._lanes.items() if lane.writer.ready}, {}
-
-    def _on_lost(self, consumer: Consumer, lost: list[TopicPartition]) -> None:
-        # Another may have been the writer since, and may be gone again.
-        self._on_revoke(consumer, lost)
-        for lane in self._parked.values():
-            lane.writer.discard()
-        self._parked = {}
-
-    def _writer(self, partition: int) -> Writer:
-        return Writer(self._settings, partition, self._partitions, self._policies, transactional=self._transactional)
-
-    def _start(self, tp: TopicPartition) -> TopicPartition:
-        position = self._lanes[tp.partition].writer.positions.get(tp.topic, OFFSET_BEGINNING)
-        return TopicPartition(tp.topic, tp.partition, position)
-
-    def _take_over(self, lane: Lane) -> None:
-        """Steps 1 to 3; where they fail, they are tried again later."""
-        try:
-            lane.writer.take_over(self._admin, self._stop.is_set)
-        except DoubtError as error:
-            self._on_doubt(lane, error)
-
-    def _take_over_again(self) -> None:
-        """After a doubt, and only after a poll: that one tells a member that was voted out."""
-        now_s = time.monotonic()
-        lost = [lane for lane in self._lanes.values() if not lane.writer.ready and now_s >= lane.retry_at_s]
-        for future in [self._pool.submit(self._take_over, lane) for lane in lost]:
-            future.result()
-        for lane in lost:
-            if lane.writer.ready:
-                lane.forget_read()
-                for topic in RECOVER_INPUTS:
-                    self._seek(self._start(TopicPartition(topic.name, lane.writer.partition)))
-
-    def _seek(self, tp: TopicPartition) -> None:
-        # Right after an assignment a partition cannot be sought for a moment.
-        for _ in range(100):
-            try:
-                return self._consumer.seek(tp)
-            except KafkaException as error:
-                if error.args[0].code() != KafkaError._STATE:
-                    raise
-                time.sleep(0.05)
-        raise KafkaException(KafkaError(KafkaError._STATE))
-
-    def _on_doubt(self, lane: Lane, error: DoubtError) -> None:
-        lane.writer.discard()
-        wait_s = min(_RETRY_S[0] * 2**lane.doubts, _RETRY_S[1])
-        lane.doubts += 1
-        lane.retry_at_s = time.monotonic() + (0 if error.poison else wait_s)
-        metrics.TRANSACTIONS_ABORTED.labels("poison" if error.poison else "doubt").inc()
-        log.warning("partition %d: %s", lane.writer.partition, error)
+        if self._policy.look():
+            for lane in self._assignment.live.values():
+                lane.writer.follow(self._policy.policies)
 
     # --- reading
 
     def _gather(self) -> None:
         now_s = time.monotonic()
-        lingering = [left_s for lane in self._lanes.values() if (left_s := lane.lingers_s(now_s)) is not None]
-        first = self._consumer.poll(min([_POLL_S, *lingering]))
-        if first is not None:
-            for message in (first, *self._consumer.consume(_CONSUME, 0)):
-                self._sort(message)
+        lanes = self._assignment.live.values()
+        lingering = [left_s for lane in lanes if (left_s := lane.lingers_s(now_s)) is not None]
+        longest_s = _TAKING_POLL_S if self._assignment.taking_over else _POLL_S
+        first = self._consumer.poll(min([longest_s, *lingering]))
+        if first is None:
+            return
+        read_as = self._assignment.live
+        rest = self._consumer.consume(_CONSUME, 0)
+        if read_as is self._assignment.live:  # else what is assigned now is read from its own position
+            self._sort(first)
+        for message in rest:
+            self._sort(message)
 
     def _sort(self, message: Message) -> None:
         error = message.error()
         topic, partition, offset = message.topic() or "", message.partition(), message.offset() or 0
-        lane = None if partition is None else self._lanes.get(partition)
+        # Of a partition that is being taken over nothing is kept: it is read again from there.
+        lane = None if partition is None else self._assignment.live.get(partition)
         if error is None:
             if lane:
                 lane.delivered(topic, offset)
-            # Of a partition that is being taken over anew nothing is kept: it is read again from there.
-            if lane and lane.writer.ready:
                 lane.append(_raw(message, topic, lane.writer.partition, offset), time.monotonic())
         elif error.code() == KafkaError._PARTITION_EOF:
             if lane:
@@ -253,10 +159,10 @@ class Worker:
         """Deadlines wait until all that was appended before them has been applied."""
         now = self._clock.now_ms()
         due = []
-        for lane in self._lanes.values():
+        for lane in self._assignment.live.values():
             lane.pass_barrier()
             next_due = lane.writer.ledger.next_due_ms
-            if lane.writer.ready and not lane.asked and next_due is not None and lane.barrier_ms < next_due <= now:
+            if not lane.asked and next_due is not None and lane.barrier_ms < next_due <= now:
                 due.append(lane)
         if not due or time.monotonic() - self._barrier_s < _BARRIER_EVERY_S:
             return
@@ -278,9 +184,7 @@ class Worker:
         now, metadata = self._clock.now_ms(), self._consumer.consumer_group_metadata()
         running: list[tuple[Lane, list[Raw], Future[Staged]]] = []
         full = False
-        for lane in self._lanes.values():
-            if not lane.writer.ready:
-                continue
+        for lane in self._assignment.live.values():
             batch, next_due = lane.batch(time.monotonic()), lane.writer.ledger.next_due_ms
             full = full or len(batch) >= lane.writer.limit
             tokens = lane.tokens()
@@ -300,8 +204,7 @@ class Worker:
         except DoubtError as error:
             if error.poison:
                 lane.writer.bisect(batch)
-            lane.forget_read()
-            self._on_doubt(lane, error)
+            self._assignment.doubt(lane, error)
             return
         lane.doubts = 0
         lane.spend(staged.tokens)
@@ -339,7 +242,7 @@ def run(settings: Settings, *, transactional: bool = True, stop: threading.Event
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: stop.set())
     try:
-        worker = Worker(settings, Policies.load(settings.policy_file), stop, transactional=transactional)
+        worker = Worker(settings, PolicyFile(settings.policy_file), stop, transactional=transactional)
     except (StartError, ValueError, KafkaException) as error:
         log.error("%s", error)
         return 2

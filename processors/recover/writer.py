@@ -41,6 +41,8 @@ log = logging.getLogger("omium.recover")
 
 MAX_BATCH: Final = 256
 _RPC_S: Final = 10.0
+_RESTORE_STALLS_S: Final = 15.0
+"""The changelog gave nothing for so long: who leads it may have changed unseen, a new consumer asks again."""
 _FLUSH_S: Final = 0.05
 _COMMITTED_TRIES: Final = 40
 _TRANSACTION_MS: Final = 15_000
@@ -105,6 +107,8 @@ class Writer:
         self.discard()
         started_s = time.monotonic()
         try:
+            if stopped():  # Too late, it would fence who came after us.
+                raise DoubtError("stopped")
             producer = self._new_producer()
             failpoints.hit("recover.fenced")
             positions = self._committed(admin, stopped)
@@ -321,10 +325,14 @@ def ends(admin: AdminClient, asked: list[TopicPartition], isolation: IsolationLe
 
 def _read_to(consumer: Consumer, end: int, ledger: Ledger, stopped: Callable[[], bool]) -> int:
     count = 0
+    read_s = time.monotonic()
     while not stopped():
         first = consumer.poll(1.0)
         if first is None:
+            if time.monotonic() - read_s > _RESTORE_STALLS_S:
+                raise DoubtError(f"the changelog cannot be read, {count} records so far")
             continue
+        read_s = time.monotonic()
         for message in (first, *consumer.consume(1000, 0)):
             error, offset = message.error(), message.offset() or 0
             if error is None:

@@ -112,8 +112,10 @@ def test_a_rolling_restart_of_two_workers_loses_and_doubles_nothing(start, load:
     three = start()
     finish(load, reader, 3 * RUNS)
     assert two.stop(30) == 0
+    load.fail(range(3 * RUNS, 4 * RUNS))
+    finish(load, reader, 4 * RUNS)
     assert three.stop(30) == 0
-    reader.check_once(3 * RUNS)
+    reader.check_once(4 * RUNS)
 
 
 def test_a_zombie_that_wakes_up_is_fenced(start, load: Load, reader: Reader) -> None:  # type: ignore[no-untyped-def]

@@ -1,0 +1,208 @@
+"""The partitions of this worker: which it may write, and how it becomes their writer while it goes on polling."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Final
+
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka.admin import AdminClient
+
+from ops.runtime import metrics
+from processors.recover.lane import Lane
+from processors.recover.observe import forget
+from processors.recover.policy import Policies
+from processors.recover.writer import DoubtError, Writer
+from schemas.topics import RECOVER_INPUTS
+
+log = logging.getLogger("omium.recover")
+
+_RETRY_S: Final = (0.2, 5.0)
+"""Wait after a first doubt, and the longest, doubling in between."""
+_NOT_YET: Final = frozenset({KafkaError._STATE, KafkaError._PREV_IN_PROGRESS})
+"""Right after an assignment a partition cannot be sought for a moment."""
+
+
+@dataclass(slots=True, eq=False)
+class _TakeOver:
+    """Steps 1 to 3 of a writer, under way in a thread that alone uses the writer until `future` is done."""
+
+    lane: Lane
+    abandoned: threading.Event
+    future: Future[None]
+
+
+class Assignment:
+    """Used by the polling thread, which never waits here: a partition that is not ours yet is paused until it is.
+
+    Partitions are revoked before they are assigned anew, mostly to the same worker. What was ours in between goes on,
+    writers and takeovers alike: had another been the writer since, ours would be fenced.
+    """
+
+    def __init__(
+        self,
+        consumer: Consumer,
+        admin: AdminClient,
+        partitions: int,
+        writer: Callable[[int], Writer],
+        policies: Callable[[], Policies],
+        stop: threading.Event,
+    ) -> None:
+        self.lanes: dict[int, Lane] = {}
+        """All that are assigned."""
+        self.live: dict[int, Lane] = {}
+        """Those whose records are read and applied."""
+        self._consumer = consumer
+        self._admin = admin
+        self._new_writer = writer
+        self._policies = policies
+        self._stop = stop
+        self._parked: dict[int, Lane] = {}
+        self._taking: dict[int, _TakeOver] = {}
+        # Those of abandoned takeovers are busy until their last call to the broker ends.
+        self._pool = ThreadPoolExecutor(2 * partitions, thread_name_prefix="take-over")
+
+    def subscribe(self) -> None:
+        """Become a member of the group. What it assigns is taken over, by and by."""
+        self._consumer.subscribe(
+            [topic.name for topic in RECOVER_INPUTS],
+            on_assign=self._on_assign,
+            on_revoke=self._on_revoke,
+            on_lost=self._on_lost,
+        )
+
+    @property
+    def taking_over(self) -> list[int]:
+        """The assigned partitions that are not live."""
+        return sorted(self.lanes.keys() - self.live.keys())
+
+    def advance(self) -> None:
+        """Begin the takeovers that are due, end those that are done. After a poll: that one tells a member that was
+        voted out. Never blocks."""
+        now_s = time.monotonic()
+        for number in self.taking_over:
+            lane = self.lanes[number]
+            if (takeover := self._taking.get(number)) is not None:
+                if takeover.future.done():
+                    self._conclude(number, takeover)
+            elif now_s >= lane.retry_at_s:
+                self._begin(number, lane)
+
+    def doubt(self, lane: Lane, error: DoubtError) -> None:
+        """Nobody knows what became of a transaction or a takeover: it starts anew, after a while."""
+        number = lane.writer.partition
+        lane.writer.discard()
+        lane.forget_read()
+        self.live.pop(number, None)
+        self._pause(number)
+        wait_s = min(_RETRY_S[0] * 2**lane.doubts, _RETRY_S[1])
+        lane.doubts += 1
+        lane.retry_at_s = time.monotonic() + (0 if error.poison else wait_s)
+        metrics.TRANSACTIONS_ABORTED.labels("poison" if error.poison else "doubt").inc()
+        log.warning("partition %d: %s", number, error)
+
+    def close(self) -> None:
+        """After the consumer was closed; waits for what takeovers are asking the broker."""
+        self._drop(self._parked)
+        self._pool.shutdown()
+
+    # --- rebalances; inside poll, when no transaction is open
+
+    def _on_assign(self, consumer: Consumer, assigned: list[TopicPartition]) -> None:
+        numbers: list[int] = sorted({tp.partition for tp in assigned})
+        parked = self._parked
+        self.lanes = {n: parked.pop(n) if n in parked else Lane(self._new_writer(n)) for n in numbers}
+        self._drop(parked)
+        self.live = {n: lane for n, lane in self.lanes.items() if n not in self._taking and lane.writer.ready}
+        for lane in self.live.values():
+            lane.writer.follow(self._policies())
+        # Where the others start does not matter: they are paused, and sought before they go on. From the beginning
+        # no record can be missed, whatever the consumer does.
+        consumer.assign([self._position(tp) if tp.partition in self.live else _from(tp, 0) for tp in assigned])
+        for number in self.taking_over:
+            self._pause(number)
+        log.info("partitions %s", numbers)
+
+    def _on_revoke(self, _: Consumer, __: list[TopicPartition]) -> None:
+        for lane in self.lanes.values():
+            lane.forget_read()
+            forget(lane.writer)
+        self._parked, self.lanes, self.live = self.lanes, {}, {}
+
+    def _on_lost(self, consumer: Consumer, lost: list[TopicPartition]) -> None:
+        # Another may have been the writer since, and may be gone again.
+        self._on_revoke(consumer, lost)
+        self._drop(self._parked)
+
+    def _drop(self, parked: dict[int, Lane]) -> None:
+        """They went to another worker."""
+        for number, lane in parked.items():
+            if (takeover := self._taking.pop(number, None)) is not None:
+                takeover.abandoned.set()
+            else:
+                lane.writer.discard()
+        parked.clear()
+
+    # --- takeovers
+
+    def _begin(self, number: int, lane: Lane) -> None:
+        abandoned = threading.Event()
+        lane.writer.follow(self._policies())
+        future = self._pool.submit(self._take_over, lane.writer, abandoned)
+        self._taking[number] = _TakeOver(lane, abandoned, future)
+
+    def _take_over(self, writer: Writer, abandoned: threading.Event) -> None:
+        try:
+            writer.take_over(self._admin, lambda: abandoned.is_set() or self._stop.is_set())
+        finally:
+            if abandoned.is_set():
+                writer.discard()
+
+    def _conclude(self, number: int, takeover: _TakeOver) -> None:
+        lane = takeover.lane
+        try:
+            takeover.future.result()
+            if not self._resume(number, lane):
+                return
+        except DoubtError as error:
+            del self._taking[number]
+            self.doubt(lane, error)
+            return
+        del self._taking[number]
+        lane.writer.follow(self._policies())
+        self.live[number] = lane
+
+    def _resume(self, number: int, lane: Lane) -> bool:
+        """Read on from where the writer stands; False: not yet. Raises DoubtError."""
+        inputs = _inputs(number)
+        try:
+            for tp in inputs:
+                self._consumer.seek(_from(tp, lane.writer.positions.get(tp.topic, OFFSET_BEGINNING)))
+            self._consumer.resume(inputs)
+        except KafkaException as error:
+            if error.args[0].code() in _NOT_YET:
+                return False
+            raise DoubtError(f"seeking: {error}") from error
+        return True
+
+    def _position(self, tp: TopicPartition) -> TopicPartition:
+        return _from(tp, self.live[tp.partition].writer.positions.get(tp.topic, OFFSET_BEGINNING))
+
+    def _pause(self, number: int) -> None:
+        # Paused or not, nothing of it is kept; reading it would be in vain.
+        with suppress(KafkaException):
+            self._consumer.pause(_inputs(number))
+
+
+def _inputs(number: int) -> list[TopicPartition]:
+    return [TopicPartition(topic.name, number) for topic in RECOVER_INPUTS]
+
+
+def _from(tp: TopicPartition, offset: int) -> TopicPartition:
+    return TopicPartition(tp.topic, tp.partition, offset)
