@@ -1,4 +1,4 @@
-"""What recover may do: validated data with a version, tenant over agent over tool over default."""
+"""What recover may do, and who may decide: validated data with a version, tenant over agent over tool over default."""
 
 from __future__ import annotations
 
@@ -7,14 +7,17 @@ import json
 import tomllib
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from schemas.records import ChoiceMode, Strategy
+from schemas import signing
+from schemas.records import ChoiceMode, Option, Strategy
 
 SHIPPED: Final = Path(__file__).with_name("policy.toml")
 _DAY_S: Final = 24 * 3600.0
+_LAYERS: Final = ("tools", "agents", "tenants")
+EVERY_TENANT: Final = "*"
 
 
 class PolicyError(ValueError):
@@ -45,8 +48,16 @@ class Policy(_Table):
     attempt_s: float = Field(default=120, gt=0, le=_DAY_S)
     call_s: float = Field(default=30, gt=0, le=_DAY_S)
     max_outcome_wait_s: float = Field(default=7200, gt=0, le=_DAY_S)
+    max_delay_s: float = Field(default=7200, ge=0, le=_DAY_S)
+    max_timeout_s: float = Field(default=7200, ge=0, le=_DAY_S)
+    allowed_models: frozenset[str] | None = None
+    """Absent: all but the forbidden."""
+    forbidden_models: frozenset[str] = frozenset()
+    person_wait_s: float = Field(default=0, ge=0, le=_DAY_S)
+    approve_strategies: frozenset[Strategy] = frozenset()
+    approve_above_microusd: int | None = Field(default=None, ge=0, le=2**53)
 
-    @field_validator("mode", "allowed_strategies", "forbidden_strategies")
+    @field_validator("mode", "allowed_strategies", "forbidden_strategies", "approve_strategies")
     @classmethod
     def _known(cls, value: Any) -> Any:
         # Wire enums turn what they do not know into `unknown`; in a policy that is a typing error.
@@ -59,22 +70,56 @@ class Policy(_Table):
         allowed = self.allowed_strategies
         return strategy in self.forbidden_strategies or (allowed is not None and strategy not in allowed)
 
+    def forbids_model(self, model: str) -> bool:
+        """Whether no run may be told to use `model`."""
+        allowed = self.allowed_models
+        return model in self.forbidden_models or (allowed is not None and model not in allowed)
+
+    def wants_approval(self, option: Option) -> bool:
+        """Whether a person must approve `option` before it is done."""
+        limit = self.approve_above_microusd
+        return option.strategy in self.approve_strategies or (limit is not None and option.cost_microusd > limit)
+
+
+class Operator(_Table):
+    """Who may answer for these tenants, by the key that signs."""
+
+    public_key: str
+    tenants: frozenset[str] = Field(min_length=1)
+
+    @field_validator("public_key")
+    @classmethod
+    def _is_a_key(cls, value: str) -> str:
+        signing.public_key(value)
+        return value
+
+    def may_decide_for(self, tenant_id: str) -> bool:
+        """`EVERY_TENANT`: whether for all of them."""
+        return EVERY_TENANT in self.tenants or tenant_id in self.tenants
+
+    def has_signed(self, record: signing.Signed) -> bool:
+        """Whether `record` is, in every field, what this operator signed."""
+        return signing.is_signed_by(record, signing.public_key(self.public_key))
+
 
 class Policies:
     """A policy file. `version` is a digest of what it says: it stands on every command."""
 
     def __init__(self, tables: dict[str, Any]) -> None:
         """`tables` as TOML reads them. Raises PolicyError."""
-        unknown = set(tables) - {"default", "tools", "agents", "tenants"}
+        unknown = set(tables) - {"default", *_LAYERS, "operators"}
         if unknown:
             raise PolicyError(f"unknown table: {', '.join(sorted(unknown))}")
         self._default: dict[str, Any] = tables.get("default", {})
-        self._layers = [tables.get(name, {}) for name in ("tools", "agents", "tenants")]
+        self._layers = [tables.get(name, {}) for name in _LAYERS]
         self._resolve = lru_cache(maxsize=4096)(self._merged)
-        _checked("default", self._default)
-        for name, layer in zip(("tools", "agents", "tenants"), self._layers, strict=True):
+        _checked(Policy, "default", self._default)
+        for name, layer in zip(_LAYERS, self._layers, strict=True):
             for key, table in layer.items():
-                _checked(f"{name}.{key}", {**self._default, **table})
+                _checked(Policy, f"{name}.{key}", {**self._default, **table})
+        self.operators: dict[str, Operator] = {
+            name: _checked(Operator, f"operators.{name}", table) for name, table in tables.get("operators", {}).items()
+        }
         # What the code takes for absent keys counts too; the text must not depend on a set's order.
         said = json.dumps([Policy().model_dump(mode="json"), tables], sort_keys=True, default=str)
         self.version: str = hashlib.blake2b(said.encode(), digest_size=8).hexdigest()
@@ -103,12 +148,15 @@ class Policies:
         for layer, name in zip(self._layers, names, strict=True):
             if name is not None:
                 merged.update(layer[name])
-        return _checked("merged", merged)
+        return _checked(Policy, "merged", merged)
 
 
-def _checked(where: str, table: dict[str, Any]) -> Policy:
+_T = TypeVar("_T", bound=_Table)
+
+
+def _checked(model: type[_T], where: str, table: dict[str, Any]) -> _T:
     try:
-        return Policy.model_validate(table)
+        return model.model_validate(table)
     except ValidationError as error:
         problem = error.errors(include_url=False)[0]
         raise PolicyError(f"[{where}] {'.'.join(map(str, problem['loc']))}: {problem['msg']}") from error

@@ -9,6 +9,8 @@ import pytest
 from processors.recover.policy import Policies, Policy, PolicyError
 from schemas.records import Strategy
 
+KEY = "MCowBQYDK2VwAyEAMCowBQYDK2VwAyEAMCowBQYDK2U="
+
 
 def test_the_shipped_policy_says_what_the_defaults_are() -> None:
     assert Policies.load().of("any", None, None) == Policy()
@@ -38,6 +40,13 @@ def test_a_tenant_overrides_an_agent_an_agent_a_tool_a_tool_the_default() -> Non
         ({"tenants": {"acme": {"allowed_strategies": ["pray"]}}}, "tenants.acme"),
         ({"tennants": {}}, "tennants"),
         ({"default": {"attempt_s": float("inf")}}, "attempt_s"),
+        ({"agents": {"a": {"approve_strategies": ["pray"]}}}, "approve_strategies"),
+        ({"tools": {"crm": {"approve_above_microusd": -1}}}, r"tools\.crm. approve_above_microusd"),
+        ({"default": {"forbidden_models": "large"}}, "forbidden_models"),
+        ({"operators": {"ann": {"public_key": KEY}}}, r"operators\.ann. tenants"),
+        ({"operators": {"ann": {"public_key": KEY, "tenants": []}}}, r"operators\.ann. tenants"),
+        ({"operators": {"ann": {"public_key": KEY[:-4], "tenants": ["*"]}}}, r"operators\.ann. public_key"),
+        ({"operators": {"ann": {"public_key": "?" * 44, "tenants": ["*"]}}}, r"operators\.ann. public_key"),
     ],
 )
 def test_a_policy_that_cannot_be_meant_is_refused_and_the_key_named(tables: dict[str, object], named: str) -> None:
@@ -58,7 +67,21 @@ def test_allowed_and_forbidden_strategies() -> None:
     assert not policy.forbids(Strategy.RETRY_ONCE)
 
 
-@pytest.mark.parametrize("text", ["[default", "tenants = 3", "[tenants]\nacme = 3", "default = 3"])
+def test_allowed_and_forbidden_models() -> None:
+    assert not Policy().forbids_model("large")
+    assert Policy(forbidden_models=frozenset({"large"})).forbids_model("large")
+    assert Policy(allowed_models=frozenset({"small"})).forbids_model("large")
+
+
+def test_who_may_decide_for_whom() -> None:
+    tables = {"ann": {"public_key": KEY, "tenants": ["acme"]}, "bob": {"public_key": KEY, "tenants": ["*"]}}
+    operators = Policies({"operators": tables}).operators
+    assert [operators[name].may_decide_for("acme") for name in ("ann", "bob")] == [True, True]
+    assert [operators[name].may_decide_for("zeta") for name in ("ann", "bob")] == [False, True]
+    assert [operators[name].may_decide_for("*") for name in ("ann", "bob")] == [False, True]
+
+
+@pytest.mark.parametrize("text", ["[default", "tenants = 3", "[tenants]\nacme = 3", "default = 3", "operators = 3"])
 def test_a_file_that_is_no_policy_is_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "policy.toml"
     path.write_text(text)
