@@ -13,12 +13,16 @@ from schemas.records import (
     CheckpointSaved,
     ConfidenceRow,
     DeadLetter,
+    DependencyReport,
+    DependencyState,
     Disposition,
     Escalation,
     Event,
     FailureEvent,
+    Incident,
     OperatorAction,
     Pause,
+    Permit,
     RecoveryOptions,
     RecoveryResult,
     ResumeCommand,
@@ -204,6 +208,38 @@ RECOVER_STATE: Final = Topic(
     max_message_bytes=1024 * _KIB,
     audited=False,
 )
+_DEPENDENCY: Final = "tenant_id/tool:NAME or tenant_id/model:NAME"
+DEPENDENCY_REPORTS: Final = Topic(
+    name=topic("recovery.dependency-reports.v1"),
+    record=DependencyReport,
+    key="tenant_id",
+    retention_ms=_DAY_MS,
+    max_message_bytes=512 * _KIB,
+    # Sums of what the audited topics say one by one.
+    audited=False,
+)
+DEPENDENCIES: Final = Topic(
+    name=topic("recovery.dependencies.v1"),
+    record=DependencyState,
+    key=f"{_DEPENDENCY}, in the partition of the tenant",
+    retention_ms=None,
+    max_message_bytes=64 * _KIB,
+    audited=False,
+)
+PERMITS: Final = Topic(
+    name=topic("recovery.permits.v1"),
+    record=Permit,
+    key=_EXECUTION,
+    retention_ms=7 * _DAY_MS,
+    max_message_bytes=64 * _KIB,
+)
+INCIDENTS: Final = Topic(
+    name=topic("recovery.incidents.v1"),
+    record=Incident,
+    key=_DEPENDENCY,
+    retention_ms=30 * _DAY_MS,
+    max_message_bytes=64 * _KIB,
+)
 TICKS: Final = Topic(
     name=topic("recovery.ticks.v1"),
     record=None,
@@ -230,6 +266,10 @@ TOPICS: Final = (
     DISPOSITIONS,
     DEAD_LETTERS,
     CONFIDENCE,
+    DEPENDENCY_REPORTS,
+    DEPENDENCIES,
+    PERMITS,
+    INCIDENTS,
     RECOVER_STATE,
     TICKS,
 )

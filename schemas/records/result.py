@@ -84,6 +84,8 @@ class RecoveryResult(Event):
     """From the broker's time of the failure to this result."""
     started_at: UtcMs
     ended_at: UtcMs
+    incident_id: Id | None = None
+    """The outage because of which a person is needed: it speaks for all its recoveries, instead of escalations."""
 
     @property
     def event_id(self) -> str:
@@ -222,7 +224,7 @@ class Disposition(Event):
 
     tenant_id: TenantId
     execution_id: Id
-    subject: str = Field(pattern=r"^(failure|outcome|options|checkpoint|operator)$")
+    subject: str = Field(pattern=r"^(failure|outcome|options|checkpoint|operator|permit)$")
     subject_id: Id
     kind: Lenient[DispositionKind]
     reason: str = ""
