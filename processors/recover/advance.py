@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Final
 
 from processors.recover import ids
 from processors.recover.choice import Choice, actions, choose
 from processors.recover.policy import Policy
-from processors.recover.state import MAX_CLOSED, Branch, Closed, InFlight, Recovery
+from processors.recover.state import MAX_CLOSED, Branch, Closed, InFlight, Recovery, replace
 from processors.recover.strategies import apply, changes_arguments, merge, modifications, work_s
 from processors.recover.turn import Turn
 from schemas.modifications import Parameters

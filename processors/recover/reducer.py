@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Final, assert_never
 
 from processors.recover import ids
@@ -28,6 +27,7 @@ from processors.recover.state import (
     Early,
     Execution,
     Recovery,
+    replace,
 )
 from processors.recover.turn import Turn, bounded_checkpoint, bounded_options
 from schemas.records import (

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from pydantic import ConfigDict, TypeAdapter
 
@@ -36,8 +36,19 @@ _HEADER: Final = struct.Struct(">BBQ")
 _OPEN: Final = 1
 _PENDING: Final = 2
 
+if TYPE_CHECKING:
+    from dataclasses import replace as replace
+else:
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+    def replace(state: Any, /, **changes: Any) -> Any:
+        """As of dataclasses, for the classes below alone, in an eighth of the time: they have no slots and check
+        nothing when they are made."""
+        made = object.__new__(type(state))
+        made.__dict__.update(state.__dict__, **changes)
+        return made
+
+
+@dataclass(frozen=True, kw_only=True)
 class Branch:
     """One failure that the recovery answers: the part of it that a command needs."""
 
@@ -67,7 +78,7 @@ class Branch:
     options: RecoveryOptions | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class InFlight:
     """The attempt whose command is out."""
 
@@ -82,7 +93,7 @@ class InFlight:
     outcome_deadline_ms: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Recovery:
     """An open recovery. `command` absent: the attempt after `attempt` is pending."""
 
@@ -111,7 +122,7 @@ class Recovery:
     considered: tuple[Candidate, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Closed:
     """What is remembered of a recovery that ended."""
 
@@ -121,7 +132,7 @@ class Closed:
     ended_ms: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Early:
     """Options that overtook their failure."""
 
@@ -129,7 +140,7 @@ class Early:
     until_ms: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Execution:
     """All that is known of one execution."""
 
