@@ -21,6 +21,7 @@ from streams.decide.classify.logic import Flaw, Judgement, flaws
 from streams.decide.classify.masking import mask, mask_value
 from streams.decide.classify.performance import Overrun, overruns
 from streams.decide.classify.rules import Rules, built_in
+from streams.decide.classify.said import amount, constraint_said, overstepped
 from streams.decide.classify.violation import MAX_VIOLATIONS, Violation
 from streams.decide.classify.wording import SENTENCES, severity
 
@@ -29,6 +30,7 @@ SPECIFIC: Final = 50
 _EVIDENCE_CHARS: Final = 300
 _MAX_EVIDENCE: Final = 8
 _MAX_DETAILS_BYTES: Final = 32_768
+_READ_CHARS: Final = 2_048
 _TELLING: Final = 70
 _CLEAR_LEAD: Final = 8
 """Lead in weight over the next different verdict below which a verdict is less sure."""
@@ -190,7 +192,20 @@ def _error_details(event: FailureEvent, subtype: str, category: Category) -> dic
     }
     if category is Category.TOOL_FAILURE:
         details["call_may_have_executed"] = may_have_executed(event, subtype)
+    elif category in (Category.PERFORMANCE, Category.HALLUCINATION) and error and error.message:
+        details |= _said(mask(error.message[:_READ_CHARS]), subtype)
     return details
+
+
+def _said(message: str, subtype: str) -> dict[str, Any]:
+    """What the message says of the limit or the constraint that was broken: remedies are made of it."""
+    if subtype in ("range_violation", "enum_violation"):
+        return constraint_said(message)
+    amounts = overstepped(message, subtype)
+    if amounts is None:
+        return {}
+    said = {"limit": amounts.limit, "measured": amounts.measured, "unit": amounts.unit}
+    return said if amounts.measured is None else {**said, "overshoot": amounts.measured / amounts.limit - 1}
 
 
 def _of_flaws(found: list[Flaw]) -> Classification:
@@ -226,11 +241,17 @@ def _of_overruns(exceeded: list[Overrun]) -> Classification:
             {"limit": first.limit, "measured": first.measured, "unit": first.unit, "overshoot": first.overshoot}
         ),
         evidence=tuple(
-            _evidence(EvidenceSource.STRUCTURED, item.path, f"limit-{item.unit}", f"{item.measured} of {item.limit}")
+            _evidence(
+                EvidenceSource.STRUCTURED,
+                item.path,
+                f"limit-{item.unit}",
+                f"{amount(item.measured, item.unit)} of {amount(item.limit, item.unit)}",
+            )
             for item in exceeded
         ),
-        explanation=f"{SENTENCES[first.subtype]}: {first.measured:g} {first.unit}, with {first.limit:g} allowed.",
-        counterfactual=f"With at most {first.limit:g} {first.unit} it would have been within its limit.",
+        explanation=f"{SENTENCES[first.subtype]}: {amount(first.measured, first.unit)} used, "
+        f"{amount(first.limit, first.unit)} allowed.",
+        counterfactual=f"With at most {amount(first.limit, first.unit)} it would have been within its limit.",
     )
 
 

@@ -51,9 +51,12 @@ def compress_context(context: Context) -> Remedy | None:
     limit = _token_limit(context)
     headroom = context.catalogue.limits.token_headroom
     if limit is None:
-        return Remedy("{}", "Half the context needs half the room; the limit is not known.")
+        unknown = "" if context.verdict.subtype == "out_of_memory" else "; the limit is not known"
+        return Remedy("{}", f"Half the context needs half the room{unknown}.")
     target = max(1, int(limit * headroom))
-    return Remedy(dumps({"target_tokens": target}), f"{target} tokens leave room below the limit of {int(limit)}.")
+    return Remedy(
+        dumps({"target_tokens": target}), f"{target} tokens leave room below the limit of {int(limit)} tokens."
+    )
 
 
 def _token_limit(context: Context) -> float | None:
