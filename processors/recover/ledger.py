@@ -26,6 +26,7 @@ from processors.recover.partitioner import partition_of
 from processors.recover.policy import Policies
 from processors.recover.reducer import step
 from processors.recover.state import Execution, decode, encode, header
+from processors.recover.view import NOTHING, View
 from schemas import codec
 from schemas.records import (
     CheckpointSaved,
@@ -172,6 +173,7 @@ class Ledger:
         tokens: int = 500,
         suspects: frozenset[tuple[str, int]] = frozenset(),
         breaks: bool = False,
+        view: View = NOTHING,
     ) -> Staged:
         """What `batch`, then the deadlines up to `fire_until`, make of this state.
 
@@ -179,7 +181,7 @@ class Ledger:
         offset) of records whose outputs the broker refused: they become dead letters. `breaks`: the same for
         deadlines, whose recoveries end as internal errors.
         """
-        staging = _Staging(self, now, suspects)
+        staging = _Staging(self, now, suspects, view)
         for raw in turns(batch):
             staging.take(raw)
         for raw in batch:
@@ -212,11 +214,12 @@ class Ledger:
 class _Staging:
     """One batch under way on top of a ledger."""
 
-    def __init__(self, ledger: Ledger, now: int, suspects: frozenset[tuple[str, int]]) -> None:
+    def __init__(self, ledger: Ledger, now: int, suspects: frozenset[tuple[str, int]], view: View) -> None:
         self.out = Staged()
         self._ledger = ledger
         self._now = now
         self._suspects = suspects
+        self._view = view
         self._touched: dict[str, tuple[Execution | None, bytes | None]] = {}
         """Key to its state and that state's changelog record."""
         self._read: set[int] = set()
@@ -293,7 +296,7 @@ class _Staging:
 
     def _step(self, key: str, event: AnyEvent, now: int) -> None:
         state = self._state(key)
-        after, effects = step(state or _blank(key), event, now, self._ledger.policies)
+        after, effects = step(state or _blank(key), event, now, self._ledger.policies, self._view)
         messages = [_encoded(effect) for effect in effects]
         value = None if after is None else encode(after)
         if value is not None and len(value) > RECOVER_STATE.max_message_bytes - _OVERHEAD:

@@ -26,13 +26,15 @@ from ops.runtime.lag import LagReporter
 from ops.runtime.logs import configure
 from ops.runtime.settings import Settings
 from processors.recover.assignment import Assignment
+from processors.recover.broadcast import Broadcast
 from processors.recover.clock import BrokerClock
 from processors.recover.lane import Lane
 from processors.recover.ledger import RUNG_TOKENS, Raw, Staged
 from processors.recover.observe import observe
 from processors.recover.reload import PolicyFile
+from processors.recover.view import Standings, View
 from processors.recover.writer import DoubtError, Writer, ends
-from schemas.topics import RECOVER_INPUTS, RECOVER_STATE
+from schemas.topics import DEPENDENCIES, RECOVER_INPUTS, RECOVER_STATE
 
 log = logging.getLogger("omium.recover")
 
@@ -86,9 +88,15 @@ class Worker:
             lambda: policy.policies,
             stop,
         )
+        standings = Standings()
+        self._broadcast = Broadcast(settings, f"{name}-broadcast", {DEPENDENCIES: standings.take})
+        # Its parts change while it is polled, and never during a transaction.
+        self._view = View(dependencies=standings.known)
         self._barrier_s = 0.0
 
     def readiness(self) -> str | None:
+        if not self._broadcast.caught_up:
+            return "what all workers know is being read"
         if not self._assignment.lanes:
             return "no partition is assigned"
         waiting = self._assignment.taking_over
@@ -97,11 +105,14 @@ class Worker:
     def run(self) -> None:
         while not self._clock.wait(5) and not self._stop.is_set():
             log.warning("the broker does not tell its time")
+        while not self._broadcast.caught_up and not self._stop.is_set():
+            self._broadcast.poll(0.1)
         self._assignment.subscribe()
         try:
             while not self._stop.is_set():
                 self._clock.tick()
                 self._reload()
+                self._broadcast.poll()
                 self._gather()
                 failpoints.hit("recover.polled")
                 self._assignment.advance()
@@ -110,6 +121,7 @@ class Worker:
                     self._clock.tick()
         finally:
             self._consumer.close()
+            self._broadcast.close()
             self._assignment.close()
             self._pool.shutdown()
             self._clock.close()
@@ -191,7 +203,7 @@ class Worker:
             fire_until = min(lane.barrier_ms, now) if tokens >= RUNG_TOKENS else 0
             if batch or (next_due is not None and next_due <= fire_until):
                 future = self._pool.submit(
-                    lane.writer.transact, batch, now, fire_until, tokens, self._consumer, metadata
+                    lane.writer.transact, batch, now, fire_until, tokens, self._consumer, metadata, self._view
                 )
                 running.append((lane, batch, future))
         for lane, batch, future in running:

@@ -30,6 +30,7 @@ from processors.recover.state import (
     replace,
 )
 from processors.recover.turn import Turn, bounded_checkpoint, bounded_options
+from processors.recover.view import NOTHING, View
 from schemas.records import (
     Applied,
     CheckpointSaved,
@@ -46,13 +47,15 @@ from schemas.records import (
 _SUMMARIZE: Final = "summarize_trajectory"
 
 
-def step(state: Execution, event: AnyEvent, now: int, policies: Policies) -> tuple[Execution | None, tuple[Emit, ...]]:
+def step(
+    state: Execution, event: AnyEvent, now: int, policies: Policies, view: View = NOTHING
+) -> tuple[Execution | None, tuple[Emit, ...]]:
     """What `event` makes of `state`, and the records it causes, in order.
 
     `now` is the broker's time in epoch ms. `state` is left as it is; None: nothing is worth keeping.
     Where this raises, nothing has happened.
     """
-    turn = Turn(state, now, policies)
+    turn = Turn(state, now, policies, view)
     match event:
         case FailureRead():
             _on_failure(turn, event)

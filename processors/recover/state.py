@@ -94,6 +94,18 @@ class InFlight:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Hold:
+    """Why the pending attempt waits although its command could go."""
+
+    kind: Literal["permit", "pause", "person"]
+    key: str
+    """What is waited for: a dependency, a pause's scope, or the hash of the question."""
+    since_ms: int
+    until_ms: int
+    """When it is looked at again."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Recovery:
     """An open recovery. `command` absent: the attempt after `attempt` is pending."""
 
@@ -120,6 +132,7 @@ class Recovery:
     due_ms: int = 0
     """While pending: when the wait ends."""
     considered: tuple[Candidate, ...] = ()
+    hold: Hold | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,6 +8,7 @@ from processors.recover.events import Emit, Place, Trace, Wire
 from processors.recover.policy import Policies
 from processors.recover.state import Branch, Execution
 from processors.recover.strategies import MAX_PARAMETERS_CHARS
+from processors.recover.view import View
 from schemas.records import Checkpoint, Disposition, DispositionKind, Event, RecoveryOptions, from_epoch_ms
 from schemas.topics import FAILURES
 
@@ -20,12 +21,13 @@ _TEXT_CHARS: Final = 2_000
 class Turn:
     """Collects what one step does; replaced as a whole, never shared."""
 
-    __slots__ = ("effects", "now", "policies", "state")
+    __slots__ = ("effects", "now", "policies", "state", "view")
 
-    def __init__(self, state: Execution, now: int, policies: Policies) -> None:
+    def __init__(self, state: Execution, now: int, policies: Policies, view: View) -> None:
         self.state = state
         self.now = now
         self.policies = policies
+        self.view = view
         self.effects: list[Emit] = []
 
     def emit(self, record: Event, trace: Trace = (), wire_format: Wire = "avro", since_ms: int = 0) -> None:

@@ -35,6 +35,7 @@ from ops.runtime.delivery import delivery_error
 from ops.runtime.settings import Settings
 from processors.recover.ledger import RUNG_TOKENS, Ledger, Message, Raw, Staged
 from processors.recover.policy import Policies
+from processors.recover.view import View
 from schemas.topics import COMMANDS, RECOVER_INPUTS, RECOVER_STATE
 
 log = logging.getLogger("omium.recover")
@@ -212,7 +213,14 @@ class Writer:
     # --- 4
 
     def transact(
-        self, batch: Sequence[Raw], now: int, fire_until: int, tokens: int, consumer: Consumer, metadata: Any
+        self,
+        batch: Sequence[Raw],
+        now: int,
+        fire_until: int,
+        tokens: int,
+        consumer: Consumer,
+        metadata: Any,
+        view: View,
     ) -> Staged:
         """One batch as one transaction; when this returns, it is committed. Raises DoubtError."""
         if batch and (self.limit < MAX_BATCH or self._deadlines_refused):
@@ -225,6 +233,7 @@ class Writer:
             suspects=self.suspects,
             # Refused among others, then alone: that one is the cause.
             breaks=self._deadlines_refused > 1,
+            view=view,
         )
         for raw in batch:
             self.positions[raw.topic] = max(raw.offset + 1, self.positions.get(raw.topic, 0))

@@ -12,6 +12,7 @@ from processors.recover.events import AnyEvent, CheckpointRead, Due, Emit, Failu
 from processors.recover.policy import Policies
 from processors.recover.reducer import step
 from processors.recover.state import Execution, decode, encode
+from processors.recover.view import NOTHING, View
 from schemas.records import (
     Category,
     Checkpoint,
@@ -120,6 +121,7 @@ class World:
     """One execution: its topics, its state, all that was ever said. Nothing is read before `read`."""
 
     policies: Policies = POLICIES
+    view: View = NOTHING
     now: int = START_MS
     state: Execution | None = None
     said: list[Emit] = field(default_factory=list)
@@ -171,7 +173,7 @@ class World:
 
     def step(self, event: AnyEvent) -> list[Emit]:
         before = self.state or Execution(tenant_id=TENANT, execution_id=EXECUTION)
-        self.state, effects = step(before, event, self.now, self.policies)
+        self.state, effects = step(before, event, self.now, self.policies, self.view)
         self.said += effects
         return list(effects)
 

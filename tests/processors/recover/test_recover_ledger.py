@@ -242,10 +242,10 @@ def test_a_handler_that_raises_costs_one_dead_letter(monkeypatch: pytest.MonkeyP
 
     real = module.step
 
-    def bad(state, event, now, policies):  # type: ignore[no-untyped-def]
+    def bad(state, event, now, *rest):  # type: ignore[no-untyped-def]
         if getattr(getattr(event, "record", None), "failure_id", "") == "f2":
             raise KeyError("bug")
-        return real(state, event, now, policies)
+        return real(state, event, now, *rest)
 
     monkeypatch.setattr(module, "step", bad)
     log, run = Log(), EXECUTIONS[0]

@@ -1,0 +1,46 @@
+"""What recover knows of the world beyond one execution, as of one transaction: a value, given to pure parts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from schemas import codec
+from schemas.records import DependencyState
+from schemas.topics import DEPENDENCIES
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What the governor last said of a dependency."""
+
+    state: DependencyState
+    at_ms: int
+    """Broker's time of it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class View:
+    """Empty: nothing is known to stand in anybody's way."""
+
+    dependencies: Mapping[str, Standing] = field(default_factory=dict)
+
+
+NOTHING: Final = View()
+
+
+class Standings:
+    """The newest word on each dependency: a fold of the governor's broadcast."""
+
+    def __init__(self) -> None:
+        self.known: dict[str, Standing] = {}
+
+    def take(self, key: bytes, value: bytes | None, at_ms: int) -> None:
+        """One record of it; `value` None: all is well with what `key` names. Never raises."""
+        decoded = codec.decode(DEPENDENCIES.name, value) if value else None
+        if isinstance(decoded, codec.Decoded) and isinstance(decoded.record, DependencyState):
+            self.known[decoded.record.dependency] = Standing(decoded.record, at_ms)
+        else:
+            # Not even what cannot be read may go on saying what was true once.
+            self.known.pop(key.decode(errors="replace"), None)
