@@ -13,7 +13,7 @@ from ops.runtime.lag import LagReporter
 from ops.runtime.settings import Settings
 from streams.app import INPUTS, WORKER, build, prepare, warm_up
 from streams.decide import catalogue, decide
-from streams.decide.classify import built_in
+from streams.decide.classify import load_rules
 from streams.edge.app import App
 from streams.edge.run import run as run_app
 from streams.learning.confidence import ConfidenceView
@@ -27,7 +27,8 @@ def run(settings: Settings) -> int:
     try:
         topics.verify(settings)
         prepare(settings)
-        answer = partial(decide, catalogue=catalogue.load(settings.catalogue_file), rules=built_in())
+        own_rules = [settings.rules_file] if settings.rules_file else []
+        answer = partial(decide, catalogue=catalogue.load(settings.catalogue_file), rules=load_rules(*own_rules))
         warm_up(answer)
     except (topics.TopicsError, KafkaException, ValueError, OSError) as error:
         log.critical("%s", error)

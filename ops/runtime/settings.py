@@ -63,6 +63,8 @@ class Settings(BaseSettings):
     """TOML of recovery policy; absent: the one that ships with the product."""
     catalogue_file: Path | None = None
     """TOML of models, prices, rubrics and fallbacks; absent: the one that ships with the product."""
+    rules_file: Path | None = None
+    """TOML of classification rules that are added to those that ship with the product."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
     @classmethod

@@ -55,6 +55,39 @@ def test_classify_answers_each_line_in_its_place_and_goes_on() -> None:
     ]
 
 
+def test_classify_warns_of_fields_that_it_does_not_know() -> None:
+    """On stderr: what is on stdout stays for the script that reads it."""
+    line = json.dumps({**GOOD, "tool_respons": {}, "contraints": {}, "x": 1}).encode()
+    done = CliRunner().invoke(app, ["classify"], input=line)
+    assert done.exit_code == ExitCode.OK
+    assert len(done.stdout.splitlines()) == 1
+    assert [warning.partition("field ")[2] for warning in done.stderr.splitlines()] == [
+        "'tool_respons' is not known and was ignored, perhaps 'tool_response' was meant",
+        "'contraints' is not known and was ignored, perhaps 'constraints' was meant",
+        "'x' is not known and was ignored",
+    ]
+
+
+def test_classify_uses_the_operator_s_rules_and_names_the_fault_of_a_broken_file(tmp_path: Path) -> None:
+    own = tmp_path / "own.toml"
+    own.write_text(
+        '[[rule]]\nname = "our-429"\nverdict = "tool_failure/quota_exhausted"\nstrength = 90\n'
+        'source = "our gateway"\nstatus = [429]\nwhen = { tenant = ["t"] }\n'
+    )
+    plain = json.loads(_run("classify", stdin=json.dumps(GOOD).encode()).stdout)
+    done = _run("classify", stdin=json.dumps(GOOD).encode(), OMIUM_RULES_FILE=str(own))
+    verdict = json.loads(done.stdout)
+    assert verdict["classification"]["rule"] == "our-429"
+    assert verdict["rules_version"] != plain["rules_version"]
+    other = _run("classify", stdin=json.dumps({**GOOD, "tenant_id": "u"}).encode(), OMIUM_RULES_FILE=str(own))
+    assert json.loads(other.stdout)["classification"]["subtype"] == "rate_limit"
+    own.write_text(own.read_text().replace("[429]", '["4xx"]'))
+    broken = _run("classify", stdin=json.dumps(GOOD).encode(), OMIUM_RULES_FILE=str(own))
+    assert broken.returncode == ExitCode.FAILED
+    assert str(own).encode() in broken.stderr
+    assert b"our-429" in broken.stderr
+
+
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.binary(max_size=60).filter(lambda line: line.strip() and b"\n" not in line), max_size=5))
 def test_classify_survives_any_line(lines: list[bytes]) -> None:

@@ -104,6 +104,8 @@ def _holding(found: list[Finding], event: FailureEvent, shown: list[Level]) -> l
     statuses = frozenset(status for level in shown for status in level.statuses)
 
     def held(conditions: Conditions) -> Iterator[bool]:
+        if conditions.tenant:
+            yield event.tenant_id in conditions.tenant
         if conditions.origin:
             yield origin in conditions.origin
         if conditions.protocol:

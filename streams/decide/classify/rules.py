@@ -11,13 +11,14 @@ A rule says what one form of evidence means:
     code = ["-32001"]                            #   protocol or library code, compared as text,
     name_like = ['rate_?limit']                  #   RE2, searched in exception class names and codes,
     text = ['rate[ _-]?limit']                   #   RE2, searched in messages,
-    when = { protocol = ["mcp"] }                # all must hold: origin, protocol, status, seen (rules that spoke)
+    when = { protocol = ["mcp"] }                # all must hold: tenant, origin, protocol, status,
+                                                 #   seen (rules that spoke)
     unless = { seen = ["quota-words"] }          # none may hold
 
 All patterns ignore case. A status is also found where a message spells it out ("Error code: 429", "HTTP 503"), and a
 name where
-a message shows an exception class or a quoted code. A tenant's file has the same form: its rules are added, and one
-of an existing name replaces that one.
+a message shows an exception class or a quoted code. An operator's file has the same form: its rules are added, and one
+of an existing name replaces that one; `when = { tenant = ["acme"] }` makes a rule that of one tenant.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from typing import Any, Final
 
 import re2
 
-from schemas.records import Category
+from schemas.records import Category, FailureOrigin, Protocol
 from streams.decide.classify.patterns import PatternError, Patterns
 
 MAX_PATTERN_CHARS: Final = 512
@@ -135,13 +136,20 @@ class RuleError(ValueError):
 class Conditions:
     """What the rest of the event may say; an empty part says nothing."""
 
+    tenant: frozenset[str] = frozenset()
     origin: frozenset[str] = frozenset()
     protocol: frozenset[str] = frozenset()
     status: frozenset[int] = frozenset()
     seen: frozenset[str] = frozenset()
 
     def __bool__(self) -> bool:
-        return bool(self.origin or self.protocol or self.status or self.seen)
+        return any(self.parts())
+
+    def parts(self) -> tuple[frozenset[Any], ...]:
+        return (self.tenant, self.origin, self.protocol, self.status, self.seen)
+
+    def sorted(self) -> list[list[Any]]:
+        return [sorted(part) for part in self.parts()]
 
 
 @dataclass(frozen=True, eq=False)
@@ -255,11 +263,14 @@ def _text_patterns(rules: Iterable[Rule]) -> Iterator[tuple[str, Rule]]:
 
 def load_rules(*paths: Path) -> Rules:
     """The built-in rules, with those of `paths` added or replacing. Raises RuleError, OSError."""
-    try:
-        added = [tomllib.loads(path.read_text()) for path in paths]
-    except tomllib.TOMLDecodeError as error:
-        raise RuleError(str(error)) from error
-    return compile_rules([*_built_in_documents(), *added])
+    rules, documents = built_in(), list(_built_in_documents())
+    for path in paths:
+        try:
+            documents.append(tomllib.loads(path.read_text(encoding="utf-8")))
+            rules = compile_rules(documents)
+        except (ValueError, RecursionError) as error:  # of UTF-8, of TOML, of a rule
+            raise RuleError(f"{path}: {error}") from error
+    return rules
 
 
 @lru_cache(maxsize=1)
@@ -302,6 +313,12 @@ def _rule(entry: Mapping[str, Any], order: int) -> Rule:
         raise RuleError(f"rule {name}: strength is a whole number from 0 to 100")
     if not isinstance(entry.get("source"), str):
         raise RuleError(f"rule {name}: says no source")
+    for listed in ("status", "code", "name_like", "text"):
+        if not isinstance(entry.get(listed, []), list):
+            raise RuleError(f"rule {name}: {listed} is a list")
+    for listed in ("name_like", "text"):
+        if not all(isinstance(pattern, str) for pattern in entry.get(listed, [])):
+            raise RuleError(f"rule {name}: {listed} holds texts")
     rule = Rule(
         name=name,
         category=category,
@@ -316,9 +333,6 @@ def _rule(entry: Mapping[str, Any], order: int) -> Rule:
         unless=_conditions(name, entry.get("unless", {})),
         precedence=(_CATEGORY_ORDER.index(category), order),
     )
-    for listed in ("status", "code", "name_like", "text"):
-        if not isinstance(entry.get(listed, []), list):
-            raise RuleError(f"rule {name}: {listed} is a list")
     if long := [pattern for pattern in (*rule.name_like, *rule.text) if len(pattern) > MAX_PATTERN_CHARS]:
         raise RuleError(f"rule {name}: a pattern is longer than {MAX_PATTERN_CHARS} characters: {long[0][:40]}...")
     if not (rule.status or rule.code or rule.name_like or rule.text):
@@ -326,10 +340,21 @@ def _rule(entry: Mapping[str, Any], order: int) -> Rule:
     return rule
 
 
+_KNOWN: Final[Mapping[str, frozenset[str]]] = {"origin": frozenset(FailureOrigin), "protocol": frozenset(Protocol)}
+
+
 def _conditions(name: str, given: Mapping[str, Any]) -> Conditions:
-    if unknown := set(given) - {"origin", "protocol", "status", "seen"}:
+    if not isinstance(given, dict):
+        raise RuleError(f"rule {name}: conditions are a table")
+    if unknown := set(given) - {"tenant", "origin", "protocol", "status", "seen"}:
         raise RuleError(f"rule {name}: unknown condition {sorted(unknown)[0]!r}")
+    for condition, values in given.items():
+        if not isinstance(values, list):
+            raise RuleError(f"rule {name}: {condition} is a list")
+        if strange := set(map(str, values)) - _KNOWN.get(condition, frozenset(map(str, values))):
+            raise RuleError(f"rule {name}: there is no {condition} {min(strange)!r}")
     return Conditions(
+        tenant=frozenset(given.get("tenant", ())),
         origin=frozenset(given.get("origin", ())),
         protocol=frozenset(given.get("protocol", ())),
         status=_statuses(name, given.get("status", [])),
@@ -364,7 +389,10 @@ def _digest(rules: tuple[Rule, ...]) -> str:
             repr(sorted(rule.code)),
             repr((rule.name_like, rule.text)),
             repr(
-                [[sorted(part) for part in (c.origin, c.protocol, c.status, c.seen)] for c in (rule.when, rule.unless)]
+                [
+                    [sorted(part) for part in (c.tenant, c.origin, c.protocol, c.status, c.seen)]
+                    for c in (rule.when, rule.unless)
+                ]
             ),
         )
         digest.update("\x1f".join(parts).encode() + b"\x1e")

@@ -65,6 +65,10 @@ def test_a_tenant_adds_a_rule_and_replaces_one(tmp_path: Path) -> None:
         ({"status": ["5xx"]}, "no status"),
         ({"when": {"colour": ["red"]}}, "unknown condition"),
         ({"when": {"seen": ["nobody"]}}, "no rule is called"),
+        ({"when": {"protocol": "mcp"}}, "list"),  # its letters would be protocols
+        ({"unless": {"origin": ["modle"]}}, "no origin 'modle'"),
+        ({"when": ["mcp"]}, "table"),
+        ({"text": [1]}, "texts"),
         ({"txt": ["x"]}, "unknown field"),
     ],
 )
