@@ -133,14 +133,16 @@ class Mapper(Guard):
 
     def _send(self, record: Record, output: Encoded, progress: Progress) -> None:
         offset = record.offset
+        # Nothing can stand in for a dead letter.
+        required = output.topic == DEAD_LETTER_TOPIC.name
 
         def report(error: KafkaError | None) -> None:
             if error is None:
                 failpoints.hit("streams.delivered")
                 progress.done(offset)
-            elif not progress.closed and output.topic != DEAD_LETTER_TOPIC.name:
+            elif not (progress.closed or required):
                 log.error("the broker refused %d bytes for %s: %s", len(output.value), output.topic, error)
                 problem = Malformed(DeadLetterReason.OUTPUT_OVERSIZED, f"{output.topic}: {error.name()}")
                 self._send(record, self.dead_letter(record, problem), progress)
 
-        self._outputs.send(output, report, wanted=lambda: not progress.closed)
+        self._outputs.send(output, report, wanted=lambda: not progress.closed, required=required)

@@ -19,6 +19,12 @@ log = logging.getLogger(__name__)
 
 _PUMP_S: Final = 0.001
 _FULL_S: Final = 0.005
+_LONGEST_WAIT_S: Final = 1.0
+"""Between two tries of a record that the broker does not take for the moment: from `_FULL_S`, doubled each time."""
+REQUIRED_S: Final = 5.0
+"""How long a record that nothing can stand in for is tried while the broker refuses it: somebody may be changing the
+topic. Then the worker ends, visibly."""
+_SAY_S: Final = 1.0
 MAX_IN_FLIGHT: Final = 20_000
 """Below librdkafka's queue of 100,000, so that produce() never finds it full."""
 DELIVERY_TIMEOUT_MS: Final = 20_000
@@ -40,12 +46,21 @@ class _Sent:
     report: Report
     partition: int
     wanted: Wanted | None
+    required: bool
     alone: bool = False
     """In a batch of its own."""
+    tries: int = 0
+    """Failed ones."""
+    refused_at: float | None = None
+    """Time of the loop at its first refusal."""
 
 
 class OutputError(Exception):
-    """The producer can send nothing more; only a new process can."""
+    """Nothing more can be sent, or what must be is refused; only a new process, or an operator, can help."""
+
+
+class GivenUp(Exception):  # noqa: N818  says what happened
+    """Nobody wants the record any more: the partition that it came from has moved."""
 
 
 class Outputs:
@@ -58,11 +73,24 @@ class Outputs:
         self._on_fatal = on_fatal
         self._timer: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
+        self._quiet_until = 0.0
         self.in_flight = 0
 
-    def send(self, record: Encoded, report: Report, *, partition: int = -1, wanted: Wanted | None = None) -> None:
-        """Hand `record` over; never blocks. While `wanted` (absent: always), a failed delivery is tried again."""
-        self._send(_Sent(record, report, partition, wanted))
+    def send(
+        self,
+        record: Encoded,
+        report: Report,
+        *,
+        partition: int = -1,
+        wanted: Wanted | None = None,
+        required: bool = False,
+    ) -> None:
+        """Hand `record` over; never blocks. While `wanted` (absent: always), a failed delivery is tried again.
+
+        `required`: nothing can stand in for this record, such as a dead letter. A broker that goes on refusing it
+        ends the worker.
+        """
+        self._send(_Sent(record, report, partition, wanted, required))
 
     def _send(self, sent: _Sent) -> None:
         self.in_flight += 1
@@ -74,14 +102,19 @@ class Outputs:
                 record.topic, record.value, record.key, sent.partition, on_delivery=again, headers=[*record.headers]
             )
         except BufferError:
-            self._loop.call_later(_FULL_S, self._again, sent)
+            self._later(sent)
         except KafkaException as error:
             self._loop.call_soon(again, error.args[0], None)
         if self._timer is None:
             self._timer = self._loop.call_later(_PUMP_S, self._pump)
 
-    async def deliver(self, record: Encoded, *, partition: int = -1, wanted: Wanted | None = None) -> None:
-        """Send `record` and wait until the broker has it. Raises KafkaException where it was given up."""
+    async def deliver(
+        self, record: Encoded, *, partition: int = -1, wanted: Wanted | None = None, required: bool = False
+    ) -> None:
+        """Send `record` and wait until the broker has it.
+
+        Raises GivenUp where it is not `wanted` any more, KafkaException where the broker refuses it.
+        """
         done: asyncio.Future[None] = self._loop.create_future()
 
         def report(error: KafkaError | None) -> None:
@@ -89,10 +122,12 @@ class Outputs:
                 return
             if error is None:
                 done.set_result(None)
-            else:
+            elif wanted is None or wanted():
                 done.set_exception(KafkaException(error))
+            else:
+                done.set_exception(GivenUp())
 
-        self.send(record, report, partition=partition, wanted=wanted)
+        self.send(record, report, partition=partition, wanted=wanted, required=required)
         await done
 
     async def room(self) -> None:
@@ -143,14 +178,37 @@ class Outputs:
             self.in_flight -= 1
             self._on_fatal(OutputError(str(error)))
         elif error.code() not in _REJECTED:
-            log.warning("%s did not take a record yet: %s", sent.record.topic, error)
-            self._loop.call_later(_FULL_S, self._again, sent)
-        elif sent.alone:
-            self.in_flight -= 1
-            sent.report(error)
-        else:
+            self._say(logging.WARNING, "%s did not take a record yet: %s", sent.record.topic, error)
+            self._later(sent)
+        elif not sent.alone:
             # The broker refuses whole batches: it may have meant a neighbour.
             self._loop.call_soon(self._again, replace(sent, alone=True))
+        elif sent.required:
+            self._refused(sent, error)
+        else:
+            self.in_flight -= 1
+            sent.report(error)
+
+    def _refused(self, sent: _Sent, error: KafkaError) -> None:
+        now = self._loop.time()
+        since = now if sent.refused_at is None else sent.refused_at
+        if now - since < REQUIRED_S:
+            self._say(logging.ERROR, "%s refuses a record that must be in it: %s", sent.record.topic, error)
+            self._later(replace(sent, refused_at=since))
+        else:
+            self.in_flight -= 1
+            sent.report(error)
+            self._on_fatal(OutputError(f"{sent.record.topic} refuses a record that must be in it: {error}"))
+
+    def _later(self, sent: _Sent) -> None:
+        wait_s = min(_FULL_S * 2.0 ** min(sent.tries, 10), _LONGEST_WAIT_S)
+        self._loop.call_later(wait_s, self._again, replace(sent, tries=sent.tries + 1))
+
+    def _say(self, level: int, message: str, *args: object) -> None:
+        """One line a second: all that is in flight fails at once."""
+        if (now := self._loop.time()) >= self._quiet_until:
+            self._quiet_until = now + _SAY_S
+            log.log(level, message, *args)
 
     def _single(self) -> Producer:
         if self._alone is None:

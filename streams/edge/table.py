@@ -94,7 +94,10 @@ class WindowedTable(faust.Table[Any, Any]):
         return tp in cast(Any, self.app.tables).recovery.active_tps and not self.app.rebalancing
 
     async def write(self, partition: int, rows: Mapping[Key, Row], wanted: Wanted) -> None:
-        """Store `rows`, each whole. Returns when the broker has all; raises KafkaException where one was given up."""
+        """Store `rows`, each whole. Returns when the broker has all.
+
+        Raises GivenUp where they are not `wanted` any more, KafkaException where the broker refuses one.
+        """
         await self._send(partition, {key: _to_json(row) for key, row in rows.items()}, wanted)
         if not wanted():
             return
@@ -102,7 +105,7 @@ class WindowedTable(faust.Table[Any, Any]):
             self._put(partition, key, row)
 
     async def drop(self, partition: int, keys: Collection[Key]) -> None:
-        """Remove rows, in the changelog and here."""
+        """Remove rows, in the changelog and here. Raises GivenUp where the partition went away meanwhile."""
         await self._send(partition, dict.fromkeys(keys), lambda: self.owns(partition))
         for key in keys:
             self._remove(partition, key)

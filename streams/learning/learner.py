@@ -5,10 +5,9 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Final
-
-from confluent_kafka import KafkaException
 
 from ops.runtime import failpoints
 from schemas.codec import Malformed, decode, encode
@@ -24,6 +23,7 @@ from schemas.topics import CONFIDENCE
 from streams.decide.rates import Rates
 from streams.edge.agent import Guard, Record
 from streams.edge.app import App
+from streams.edge.outputs import GivenUp
 from streams.edge.table import Key, Row, WindowedTable
 from streams.edge.transport import Batch
 from streams.learning.counts import KEPT_S, Count, hour_of, is_over, settle, total
@@ -78,12 +78,10 @@ class Learner(Guard):
         try:
             await self._table.write(batch.partition, rows, wanted=lambda: not progress.closed)
             for letter in letters:
-                await self._app.outputs.deliver(letter, wanted=lambda: not progress.closed)
-        except KafkaException:
-            # Given up with the partition: its next owner reads these records again.
-            if progress.closed:
-                return
-            raise
+                await self._app.outputs.deliver(letter, wanted=lambda: not progress.closed, required=True)
+        except GivenUp:
+            # Its next owner reads these records again.
+            return
         failpoints.hit("streams.counted")
         self._changed.update((batch.partition, key) for key, _ in rows)
         for record in batch.records:
@@ -109,11 +107,20 @@ class Learner(Guard):
             self._changed |= held
             for partition, over in self._table.ended_before(now_s - KEPT_S).items():
                 if over and self._table.owns(partition):
-                    await self._table.drop(partition, over)
-        for partition, key in sorted(self._changed):
-            if self._table.owns(partition):
+                    # What is not dropped is dropped by the next owner.
+                    with suppress(GivenUp):
+                        await self._table.drop(partition, over)
+        for change in sorted(self._changed):
+            partition, key = change
+            if not self._table.owns(partition):
+                # It moved, or a rebalance has not ended yet.
+                continue
+            # Before it is read: what is counted while it is on its way must be published too.
+            self._changed.discard(change)
+            try:
                 await self._publish(partition, key, now_s)
-            self._changed.discard((partition, key))
+            except GivenUp:
+                self._changed.add(change)
 
     async def _publish(self, partition: int, key: str, now_s: float) -> None:
         counts = {hour: count for hour, row in self._table.rows(key, partition).items() if (count := _count(row))}
@@ -131,7 +138,8 @@ class Learner(Guard):
         )
         known = self._rates().rows.get(key)
         if known is None or (known.samples, known.successes) != (samples, successes):
-            await self._app.outputs.deliver(encode(CONFIDENCE, row, source=self._source))
+            record = encode(CONFIDENCE, row, source=self._source)
+            await self._app.outputs.deliver(record, wanted=lambda: self._table.owns(partition))
 
 
 def _count(row: Row | None) -> Count | None:

@@ -1,6 +1,6 @@
-"""The same ten records through stock Faust and through our edge; run as a process by test_edge_loss.
+"""The ten records of loss_stock through our edge; run as a process by test_edge_loss.
 
-    python loss_worker.py stock|ours BOOTSTRAP GROUP CASE,CASE...
+    python loss_worker.py BOOTSTRAP GROUP CASE,CASE...
 
 Each case has an input topic of one partition, `GROUP.case`, with the values 0 to 9. A line `case n` on stdout says
 that record n was handled. What each case does with record 5 (or 0) is what its name says.
@@ -14,8 +14,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import faust
-
 from ops.runtime.settings import Settings
 from schemas.codec import Encoded, Malformed
 from schemas.records import DeadLetterReason
@@ -26,7 +24,7 @@ from streams.edge.run import run
 from streams.edge.table import WindowedTable
 from streams.edge.transport import Batch
 
-KIND, BOOTSTRAP, GROUP, CASES = sys.argv[1], sys.argv[2], sys.argv[3], sys.argv[4].split(",")
+BOOTSTRAP, GROUP, CASES = sys.argv[1], sys.argv[2], sys.argv[3].split(",")
 SLOW_S = 3600.0
 
 
@@ -36,101 +34,6 @@ def handled(case: str, number: int) -> None:
 
 class PlannedError(Exception):
     """What the cases raise."""
-
-
-# -- stock Faust, as its documentation shows it
-
-
-def stock() -> None:  # noqa: C901  one agent a case
-    app = faust.App(
-        GROUP,
-        broker=f"kafka://{BOOTSTRAP}",
-        broker_commit_interval=0.3,
-        topic_disable_leader=True,
-        topic_replication_factor=1,
-        topic_partitions=1,
-        table_standby_replicas=0,
-        web_enabled=False,
-        worker_redirect_stdouts=False,
-        store="memory://",
-    )
-    oversized = app.topic(f"{GROUP}.small", value_serializer="raw")
-    table: Any = None
-    if "changelog" in CASES:
-        table = app.Table(f"{GROUP}-rows", default=int, partitions=1)
-
-    def topic(case: str) -> Any:
-        serializer = "json" if case == "decode" else "raw"
-        return app.topic(f"{GROUP}.{case}", key_serializer="raw", value_serializer=serializer)
-
-    async def plain(stream: Any) -> None:
-        async for value in stream:
-            if int(value) == 5:
-                raise PlannedError
-            handled("plain", int(value))
-
-    async def batch(stream: Any) -> None:
-        async for values in stream.take(4, within=0.5):
-            if b"5" in values:
-                raise PlannedError
-            for value in values:
-                handled("batch", int(value))
-
-    async def before_ack(stream: Any) -> None:
-        async for event in stream.noack().events():
-            if event.value == b"5":
-                raise PlannedError
-            handled("before_ack", int(event.value))
-            event.ack()
-
-    async def concurrency(stream: Any) -> None:
-        async for value in stream:
-            if value == b"0":
-                await asyncio.sleep(SLOW_S)
-            handled("concurrency", int(value))
-
-    async def out_of_order(stream: Any) -> None:
-        held = []
-        async for event in stream.noack().events():
-            if event.value == b"0":
-                held.append(event)
-                continue
-            handled("out_of_order", int(event.value))
-            event.ack()
-
-    async def delivery(stream: Any) -> None:
-        async for value in stream:
-            await oversized.send(value=value if value != b"5" else b"x" * 5000)
-            handled("delivery", int(value))
-
-    async def decode(stream: Any) -> None:
-        async for value in stream:
-            handled("decode", int(value))
-
-    async def changelog(stream: Any) -> None:
-        async for value in stream:
-            table["a key that is too long for the changelog"] += 1
-            handled("changelog", int(value))
-
-    async def sentinel(stream: Any) -> None:
-        async for value in stream:
-            handled("sentinel", int(value))
-
-    async def committed_only(stream: Any) -> None:
-        async for value in stream:
-            handled("committed_only", int(value))
-
-    bodies = locals()
-    for case in CASES:
-        app.agent(
-            topic(case),
-            name=case,
-            concurrency=2 if case == "concurrency" else 1,
-        )(bodies[case])
-    faust.Worker(app, loglevel="ERROR").execute_from_commandline()
-
-
-# -- ours
 
 
 async def ours() -> App:
@@ -242,7 +145,4 @@ _OWN: dict[str, Callable[..., Any]] = {
 }
 
 if __name__ == "__main__":
-    if KIND == "stock":
-        stock()
-    else:
-        sys.exit(run(ours))
+    sys.exit(run(ours))

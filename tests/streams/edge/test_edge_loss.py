@@ -18,10 +18,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, NewTopic
 
 from schemas.codec import Decoded, decode
 from schemas.records import DeadLetter
@@ -29,7 +30,7 @@ from schemas.topics import DEAD_LETTERS
 
 pytestmark = pytest.mark.integration
 
-WORKER = Path(__file__).parent / "loss_worker.py"
+SCRIPTS = {"stock": "loss_stock.py", "ours": "loss_worker.py"}
 DEADLINE_S = 60.0
 GOING_ON = ("plain", "batch", "before_ack", "concurrency", "out_of_order", "delivery", "decode")
 """Cases after which the worker goes on (ours stops visibly at `before_ack`: an agent's own fault)."""
@@ -44,6 +45,8 @@ class Run:
     cases: tuple[str, ...]
     group: str = field(default_factory=lambda: f"loss-{uuid.uuid4().hex[:8]}")
     lines: list[str] = field(default_factory=list)
+    log: Path | None = None
+    """Its stderr, while it runs."""
     process: subprocess.Popen[str] | None = None
 
     @property
@@ -79,10 +82,17 @@ class Run:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        command = [sys.executable, str(WORKER), self.kind, self.bootstrap, self.group, ",".join(self.cases)]
-        with subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, start_new_session=True
-        ) as process:
+        script = str(Path(__file__).parent / SCRIPTS[self.kind])
+        command = [sys.executable, script, self.bootstrap, self.group, ",".join(self.cases)]
+        with (
+            # Faust makes its data folder in the working directory.
+            TemporaryDirectory() as folder,
+            (Path(folder) / "log").open("w+") as log,
+            subprocess.Popen(
+                command, stdout=subprocess.PIPE, stderr=log, text=True, start_new_session=True, cwd=folder
+            ) as process,
+        ):
+            self.log = Path(folder) / "log"
             self.process = process
             assert process.stdout is not None
             os.set_blocking(process.stdout.fileno(), False)
@@ -169,6 +179,15 @@ def read_all(bootstrap: str, topic: str, partitions: int) -> list[bytes]:
     finally:
         consumer.close()
     return values
+
+
+def bound_dead_letters(bootstrap: str, max_bytes: str | None) -> None:
+    """Limit the size of dead letters; None: as by default."""
+    operation = AlterConfigOpType.DELETE if max_bytes is None else AlterConfigOpType.SET
+    entry = ConfigEntry("max.message.bytes", max_bytes, incremental_operation=operation)
+    resource = ConfigResource(ConfigResource.Type.TOPIC, DEAD_LETTERS.name, incremental_configs=[entry])
+    admin = AdminClient({"bootstrap.servers": bootstrap})
+    admin.incremental_alter_configs([resource])[resource].result(30)
 
 
 @pytest.fixture(scope="module", params=["stock", "ours"])
@@ -273,6 +292,20 @@ def test_changelog_write_that_fails(kafka: str, kind: str) -> None:
     assert bool(run.lost("changelog")) == (kind == "stock")
 
 
+def test_sigterm_while_an_event_is_awaited(kafka: str) -> None:
+    """Stock, told not to wait for what is being handled, cancels the agent in the middle of an event and commits
+    past it; as it is by default it waits, for hours if it takes them."""
+    run = Run("stock", kafka, ("sigterm",))
+    run.create()
+    run.fill()
+    with run.running():
+        run.until(lambda: 5 in run.handled()["begun"], "not begun")
+        assert run.process is not None
+        run.process.send_signal(signal.SIGTERM)
+        run.until(lambda: run.process is not None and run.process.poll() is not None, "did not stop")
+    assert run.lost("sigterm") == [5]
+
+
 def test_sigterm_in_the_middle_of_an_event(kafka: str) -> None:
     """The event is not waited for (stock waits, for hours if it takes them), and not committed."""
     run = Run("ours", kafka, ("sigterm",))
@@ -287,6 +320,30 @@ def test_sigterm_in_the_middle_of_an_event(kafka: str) -> None:
     assert run.committed()["sigterm"] == 5
     with run.running():
         run.until(lambda: run.lines.count("begun 5") == 2, "not begun again")
+
+
+def test_a_refused_dead_letter_is_tried_again_then_stops_the_worker(kafka: str) -> None:
+    """Nothing can stand in for it: going on would lose the record, and waiting would hold its partition up unseen."""
+    run = Run("ours", kafka, ("decode",))
+    run.create()
+    run.fill()
+    bound_dead_letters(kafka, "100")
+    try:
+        with run.running():
+            run.until(lambda: run.process is not None and run.process.poll() is not None, "did not stop")
+            assert run.process is not None
+            assert run.process.returncode == 1
+            assert run.log is not None
+            assert "refuses a record that must be in it" in run.log.read_text()
+        assert (run.committed()["decode"], run.dead()["decode"]) == (5, set())
+        with run.running():
+            run.until(lambda: "refuses a record" in (run.log.read_text() if run.log else ""), "not refused again")
+            bound_dead_letters(kafka, None)
+            run.until(lambda: run.committed()["decode"] == 10, "not tried again")
+    finally:
+        bound_dead_letters(kafka, None)
+    assert run.dead()["decode"] == {5}
+    assert run.lost("decode") == []
 
 
 @pytest.mark.parametrize("kind", ["stock", "ours"])

@@ -11,12 +11,14 @@ from typing import Any
 import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
 
+from ops.broker import Broker
 from ops.runtime import topics
 from ops.runtime.settings import Settings
-from schemas.codec import decode, encode
-from schemas.records import Category, SettledAttempt, SettledStatus, Severity, Strategy, from_epoch_ms
+from schemas.codec import Encoded, decode, encode
+from schemas.records import Category, ConfidenceRow, SettledAttempt, SettledStatus, Severity, Strategy, from_epoch_ms
 from schemas.topics import CONFIDENCE, SETTLED
 from streams.decide.rates import Rates
+from streams.edge import outputs
 from streams.edge.app import App, new_app
 from streams.edge.outputs import Outputs
 from streams.edge.table import WindowedTable, changelog_name, create_changelog
@@ -90,10 +92,9 @@ def read(settings: Settings, topic: str) -> list[Any]:
 
 
 def test_counts_survive_a_restart_and_expire_after_it(settings: Settings) -> None:
-    topics.create(settings)
+    prepare(settings)
     subtypes = [f"{settings.app}-{subtype}" for subtype in SUBTYPES]
     changelog = changelog_name(settings, "learn", NAME)
-    create_changelog(settings, changelog)
     settle(settings, subtypes, 2000)
     held: dict[str, int] = {}
 
@@ -117,9 +118,76 @@ def test_counts_survive_a_restart_and_expire_after_it(settings: Settings) -> Non
     asyncio.run(worker(settings, expire))
     newest = {message.key(): message.value() for message in read(settings, changelog)}
     assert set(newest.values()) == {None}
-    rows = [decode(CONFIDENCE.name, m.value()).record for m in read(settings, CONFIDENCE.name)]  # type: ignore[union-attr]
-    published = [(r.samples, r.successes) for r in rows if r.subtype == subtypes[0]]
+    published = [(row.samples, row.successes) for row in confidence(settings, subtypes[0])]
     assert published == [(400, 400), (0, 0)]
+
+
+def test_what_is_counted_while_a_row_is_published_is_published_too(settings: Settings) -> None:
+    prepare(settings)
+    stratum = f"{settings.app}-x"
+
+    async def use(app: App, table: WindowedTable, learner: Learner) -> None:
+        await until(lambda: _counts(table, settings.app) == {stratum: 1}, "not counted")
+        deliver, slow = app.outputs.deliver, True
+
+        async def slowly(record: Encoded, **options: Any) -> None:
+            nonlocal slow
+            if slow and record.topic == CONFIDENCE.name and record.key.startswith(stratum.encode()):
+                slow = False
+                await asyncio.to_thread(settle, settings, [stratum], 1)
+                await until(lambda: _counts(table, settings.app) == {stratum: 2}, "not counted meanwhile")
+            await deliver(record, **options)
+
+        app.outputs.deliver = slowly  # type: ignore[method-assign]
+        await learner.publish(time.time())
+        await learner.publish(time.time())
+        assert confidence(settings, stratum)[-1].samples == 2
+
+    settle(settings, [stratum], 1)
+    asyncio.run(worker(settings, use))
+
+
+def test_what_came_with_a_partition_is_published_though_the_rebalance_had_not_ended(settings: Settings) -> None:
+    """The last owner may have ended between counting and publishing, and its strata may never change again."""
+    prepare(settings)
+    stratum = f"{settings.app}-x"
+
+    async def use(app: App, table: WindowedTable, learner: Learner) -> None:
+        await until(lambda: _counts(table, settings.app) == {stratum: 1}, "not counted")
+        assert table.restored.is_set()
+        app.rebalancing = True
+        await learner.publish(time.time())
+        assert confidence(settings, stratum) == []
+        app.rebalancing = False
+        await learner.publish(time.time())
+        assert [row.samples for row in confidence(settings, stratum)] == [1]
+
+    settle(settings, [stratum], 1)
+    asyncio.run(worker(settings, use))
+
+
+def test_a_partition_that_moves_while_rows_are_dropped_ends_nothing(
+    fresh_kafka: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outputs, "DELIVERY_TIMEOUT_MS", 1000)
+    settings = Settings(bootstrap=fresh_kafka.bootstrap, app="drop", log_level="WARNING")
+    prepare(settings)
+
+    async def use(app: App, table: WindowedTable, learner: Learner) -> None:
+        await until(lambda: _counts(table, "drop") == {"drop-x": 1}, "not counted")
+        fresh_kafka.pause()
+        try:
+            publishing = asyncio.create_task(learner.publish(time.time() + KEPT_S + 2 * HOUR_S))
+            await until(lambda: app.outputs.in_flight == 1, "no tombstone on its way")
+            app.rebalancing = True
+            await publishing
+            assert _counts(table, "drop") == {"drop-x": 1}
+        finally:
+            fresh_kafka.resume()
+        app.rebalancing = False
+
+    settle(settings, ["drop-x"], 1)
+    asyncio.run(worker(settings, use))
 
 
 def test_a_changelog_of_another_size_is_refused(settings: Settings) -> None:
@@ -130,6 +198,17 @@ def test_a_changelog_of_another_size_is_refused(settings: Settings) -> None:
     other = settings.model_copy(update={"partitions": settings.partitions + 1})
     with pytest.raises(ValueError, match="partitions"):
         create_changelog(other, name)
+
+
+def prepare(settings: Settings) -> None:
+    topics.create(settings)
+    create_changelog(settings, changelog_name(settings, "learn", NAME))
+
+
+def confidence(settings: Settings, subtype: str) -> list[ConfidenceRow]:
+    """What was published of a stratum, in order."""
+    rows = [decode(CONFIDENCE.name, m.value()).record for m in read(settings, CONFIDENCE.name)]  # type: ignore[union-attr]
+    return [row for row in rows if isinstance(row, ConfidenceRow) and row.subtype == subtype]
 
 
 def _counts(table: WindowedTable, app: str) -> dict[str, int]:
