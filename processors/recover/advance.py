@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import Final
 
 from processors.recover import ids
-from processors.recover.choice import Choice, actions, choose
+from processors.recover.choice import Choice, changes, choose
 from processors.recover.policy import Policy
 from processors.recover.state import MAX_CLOSED, Branch, Closed, InFlight, Recovery, replace
-from processors.recover.strategies import apply, changes_arguments, merge, modifications, work_s
+from processors.recover.strategies import changes_arguments, merge, modifications, work_s
 from processors.recover.turn import Turn
-from schemas.modifications import Parameters
 from schemas.records import (
     Category,
     Checkpoint,
@@ -31,7 +30,6 @@ from schemas.records import (
 )
 
 _NO_PERSON: Final = frozenset({ResultReason.RECOVERED, ResultReason.NOT_A_FAILURE, ResultReason.ABANDONED})
-_MAX_MODIFICATION_CHARS: Final = 256 * 1024
 
 
 def advance(turn: Turn) -> None:
@@ -133,8 +131,8 @@ def _command(
     branch, options = ready[0]
     option = choices[0].option
     assert option
-    changes, tried = _changes(ready, choices)
-    merged = merge(changes)
+    changed, tried = changes(ready, choices)
+    merged = merge(changed)
     attempt = recovery.attempt + 1
     command_id = ids.command_id(recovery.recovery_id, attempt)
     call_s = policy.call_s if branch.call_timeout_s is None else branch.call_timeout_s
@@ -184,23 +182,6 @@ def _command(
     turn.state = replace(turn.state, recovery=recovery)
     for answered in recovery.branches:
         turn.dispose_branch(answered, DispositionKind.COMMANDED)
-
-
-def _changes(
-    ready: list[tuple[Branch, RecoveryOptions]], choices: list[Choice]
-) -> tuple[list[tuple[Parameters, ...]], list[str]]:
-    """What the branches' choices change, the first branch's first, and the actions that are tried by it."""
-    changes: list[tuple[Parameters, ...]] = []
-    tried: list[str] = []
-    room = _MAX_MODIFICATION_CHARS
-    for (branch, options), choice in zip(ready, choices, strict=True):
-        option = choice.option
-        if option is None or option.strategy is Strategy.ASK_HUMAN or len(option.parameters) > room:
-            continue
-        room -= len(option.parameters)
-        changes.append(apply(option, branch, options.classification.subtype))
-        tried += actions(choice, branch, options)
-    return changes, tried
 
 
 def _decision(turn: Turn, options: RecoveryOptions, choices: list[Choice], policy: Policy) -> Decision:

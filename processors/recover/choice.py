@@ -7,11 +7,13 @@ from typing import Final
 
 from processors.recover.policy import Policy
 from processors.recover.state import Branch, Recovery
-from processors.recover.strategies import action, remedy
+from processors.recover.strategies import action, apply, remedy
+from schemas.modifications import Parameters, SetModel, SetRetry, SetTimeout
 from schemas.records import Candidate, ChoiceMode, Option, RecoveryOptions, Strategy
 
 MAX_CANDIDATES: Final = 32
 _WHY_CHARS: Final = 300
+_MAX_MODIFICATION_CHARS: Final = 256 * 1024
 _FREE_MICROUSD: Final = 100
 """What an option without a price counts as in confidence per cost: the time of a run is not free."""
 
@@ -34,9 +36,29 @@ class Choice:
         refused = [c.why for c in self.candidates if not c.eligible and c.strategy is not Strategy.ASK_HUMAN]
         return bool(refused) and all(why in (_OVER_BUDGET, _NOT_WORTH) for why in refused)
 
+    @property
+    def decidable(self) -> tuple[int, ...]:
+        """What a person may have done instead, best first: all but what cannot be done and what policy forbids."""
+        return tuple(
+            sorted(
+                (n for n, c in enumerate(self.candidates) if _decidable(c)),
+                key=lambda n: (n != self.chosen, not self.candidates[n].eligible, self.candidates[n].why == _TRIED),
+            )
+        )
+
 
 _OVER_BUDGET: Final = "costs more than is left"
 _NOT_WORTH: Final = "costs more than it is worth"
+_TRIED: Final = "already tried on this call"
+_UNFIT: Final = "its parameters do not fit the strategy"
+_FORBIDDEN: Final = "policy forbids it"
+_FORBIDDEN_MODEL: Final = "policy forbids its model"
+_FINAL: Final = frozenset({_UNFIT, _FORBIDDEN, _FORBIDDEN_MODEL})
+
+
+def _decidable(candidate: Candidate) -> bool:
+    refused_for_good = not candidate.eligible and candidate.why in _FINAL
+    return candidate.strategy is not Strategy.ASK_HUMAN and not refused_for_good
 
 
 def choose(recovery: Recovery, branch: Branch, options: RecoveryOptions, policy: Policy, now: int) -> Choice:
@@ -66,17 +88,19 @@ def _refusal(
     cost_limit = min(policy.max_cost_microusd, _or_more(branch.max_cost_microusd))
     time_limit = min(recovery.started_ms + round(policy.max_duration_s * 1000), _or_more(branch.deadline_ms))
     try:
-        remedy(option)
+        change = remedy(option)
     except ValueError:
-        return "its parameters do not fit the strategy"
+        return _UNFIT
     if policy.forbids(option.strategy):
-        return "policy forbids it"
+        return _FORBIDDEN
+    if isinstance(change, SetModel) and policy.forbids_model(change.model):
+        return _FORBIDDEN_MODEL
     if branch.unsafe and not policy.allow_unsafe_effects:
         return "running again would repeat an unsafe effect"
     if recovery.attempt >= policy.max_attempts:
         return "no attempts left"
     if action(option, _fingerprint(branch, options), options.classification.subtype) in recovery.tried:
-        return "already tried on this call"
+        return _TRIED
     if option.confidence < policy.min_confidence:
         return "confidence below the floor"
     if recovery.cost_microusd + option.cost_microusd > cost_limit:
@@ -85,6 +109,15 @@ def _refusal(
         return _NOT_WORTH
     if now + option.latency_s * 1000 > time_limit:
         return "takes longer than is left"
+    return _beyond_caps(change, policy)
+
+
+def _beyond_caps(change: Parameters, policy: Policy) -> str | None:
+    if isinstance(change, SetRetry):
+        longest_s = max(change.initial_delay_s, change.max_delay_s)
+        return "waits longer than policy allows" if longest_s > policy.max_delay_s else None
+    if isinstance(change, SetTimeout) and change.timeout_s > policy.max_timeout_s:
+        return "allows a call longer than policy does"
     return None
 
 
@@ -94,6 +127,23 @@ def _or_more(limit: int | None) -> int:
 
 def _fingerprint(branch: Branch, options: RecoveryOptions) -> str | None:
     return branch.call_fingerprint or options.call_fingerprint
+
+
+def changes(
+    ready: list[tuple[Branch, RecoveryOptions]], choices: list[Choice]
+) -> tuple[list[tuple[Parameters, ...]], list[str]]:
+    """What the branches' choices change, the first branch's first, and the actions that are tried by it."""
+    changed: list[tuple[Parameters, ...]] = []
+    tried: list[str] = []
+    room = _MAX_MODIFICATION_CHARS
+    for (branch, options), choice in zip(ready, choices, strict=True):
+        option = choice.option
+        if option is None or option.strategy is Strategy.ASK_HUMAN or len(option.parameters) > room:
+            continue
+        room -= len(option.parameters)
+        changed.append(apply(option, branch, options.classification.subtype))
+        tried += actions(choice, branch, options)
+    return changed, tried
 
 
 def actions(choice: Choice, branch: Branch, options: RecoveryOptions) -> tuple[str, ...]:
