@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from recover_world import World, option
 
 from processors.recover.policy import Policies, Policy, PolicyError
 from schemas.records import Strategy
@@ -87,3 +88,27 @@ def test_a_file_that_is_no_policy_is_refused(tmp_path: Path, text: str) -> None:
     path.write_text(text)
     with pytest.raises(PolicyError):
         Policies.load(path)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "parameters", "limit", "why"),
+    [
+        (Strategy.MODEL_UPGRADE, '{"model":"large"}', {"forbidden_models": ["large"]}, "policy forbids its model"),
+        (Strategy.FASTER_MODEL, '{"model":"large"}', {"allowed_models": ["small"]}, "policy forbids its model"),
+        (Strategy.INCREASE_TIMEOUT, '{"timeout_s":90}', {"max_timeout_s": 60}, "allows a call longer than policy does"),
+        (
+            Strategy.EXPONENTIAL_BACKOFF,
+            '{"max_attempts":5,"initial_delay_s":1e9}',
+            {},
+            "waits longer than policy allows",
+        ),
+    ],
+)
+def test_what_a_policy_forbids_is_not_done_and_said(
+    strategy: Strategy, parameters: str, limit: dict[str, object], why: str
+) -> None:
+    world = World(policies=Policies({"default": limit}))
+    world.offer(world.fail(), option(strategy, 0.9, parameters=parameters), option(Strategy.FALLBACK_SERVICE, 0.5))
+    (command,) = world.commands
+    assert command.strategy == "fallback_service"
+    assert (command.decision.candidates[0].eligible, command.decision.candidates[0].why) == (False, why)
