@@ -53,7 +53,7 @@ def _parse(text: str) -> dict[str, _Failpoint]:
     for entry in filter(None, (part.strip() for part in text.split(","))):
         # A typo that is passed over is a crash test that tests nothing.
         match = _ENTRY.fullmatch(entry)
-        if match is None or (match["action"] == "pause") != (match["seconds"] is not None):
+        if match is None:
             raise ValueError(f"{VARIABLE}: {entry!r} is not name=exit|raise|pause:SECONDS[@HIT]")
         at = int(match["at"]) if match["at"] else None
         found[match["name"]] = _Failpoint(

@@ -27,6 +27,8 @@ _RETRY_S: Final = (0.2, 5.0)
 """Wait after a first doubt, and the longest, doubling in between."""
 _NOT_YET: Final = frozenset({KafkaError._STATE, KafkaError._PREV_IN_PROGRESS})
 """Right after an assignment a partition cannot be sought for a moment."""
+_SEEK_S: Final = 10.0
+"""A longer moment is a doubt."""
 
 
 @dataclass(slots=True, eq=False)
@@ -36,6 +38,8 @@ class _TakeOver:
     lane: Lane
     abandoned: threading.Event
     future: Future[None]
+    sought_s: float | None = None
+    """When its inputs were first sought."""
 
 
 class Assignment:
@@ -168,7 +172,7 @@ class Assignment:
         lane = takeover.lane
         try:
             takeover.future.result()
-            if not self._resume(number, lane):
+            if not self._resume(number, takeover):
                 return
         except DoubtError as error:
             del self._taking[number]
@@ -178,15 +182,17 @@ class Assignment:
         lane.writer.follow(self._policies())
         self.live[number] = lane
 
-    def _resume(self, number: int, lane: Lane) -> bool:
+    def _resume(self, number: int, takeover: _TakeOver) -> bool:
         """Read on from where the writer stands; False: not yet. Raises DoubtError."""
-        inputs = _inputs(number)
+        positions, inputs = takeover.lane.writer.positions, _inputs(number)
+        now_s = time.monotonic()
+        takeover.sought_s = takeover.sought_s or now_s
         try:
             for tp in inputs:
-                self._consumer.seek(_from(tp, lane.writer.positions.get(tp.topic, OFFSET_BEGINNING)))
+                self._consumer.seek(_from(tp, positions.get(tp.topic, OFFSET_BEGINNING)))
             self._consumer.resume(inputs)
         except KafkaException as error:
-            if error.args[0].code() in _NOT_YET:
+            if error.args[0].code() in _NOT_YET and now_s - takeover.sought_s < _SEEK_S:
                 return False
             raise DoubtError(f"seeking: {error}") from error
         return True

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -39,6 +40,13 @@ def test_a_failpoint_acts_at_its_hit_only() -> None:
         with pytest.raises(failpoints.FailpointError):
             failpoints.hit("b")
     failpoints.hit("c")
+
+
+def test_a_pause_is_as_long_as_it_says() -> None:
+    failpoints.arm("a=pause:0.05@1")
+    began_s = time.monotonic()
+    failpoints.hit("a")
+    assert time.monotonic() - began_s >= 0.05
 
 
 @pytest.mark.parametrize("text", ["a", "a=explode", "a=exit@0", "a=pause", "a=raise:1", "a=exit@x", "=exit"])

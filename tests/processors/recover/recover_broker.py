@@ -199,6 +199,17 @@ class Reader:
         self._consumer.close()
 
 
+def finish(load: Load, reader: Reader, runs: int) -> None:
+    """Every command is answered until every run has its result."""
+
+    def ended() -> bool:
+        reader.poll()
+        load.answer(reader.commands, times=2)
+        return len(reader.records[RESULTS.name]) >= runs
+
+    eventually(ended, 90)
+
+
 def worker(settings: Settings, log: Path, *, failpoints: str = "", policy: Path | None = None) -> Child:
     """A recover worker in a process of its own."""
     env = {

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from confluent_kafka import ConsumerGroupTopicPartitions, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
-from recover_broker import Load, Reader, eventually, worker
+from recover_broker import Load, Reader, eventually, finish
 
-from ops.broker import Broker
-from ops.runtime import topics
-from ops.runtime.child import Child
 from ops.runtime.settings import Settings
 from processors.recover.partitioner import partition_of
 from schemas.records import DispositionKind
@@ -32,57 +28,6 @@ FAILPOINTS = (
     "recover.offsets_sent",
     "recover.committed",
 )
-
-
-@pytest.fixture(scope="module")
-def ours(fresh_kafka: Broker) -> Settings:
-    settings = Settings(bootstrap=fresh_kafka.bootstrap, app="recover-test")
-    topics.create(settings)
-    return settings
-
-
-@pytest.fixture
-def start(ours: Settings, tmp_path: Path) -> Iterator:  # type: ignore[type-arg]
-    """Starts workers; whatever is left of them is killed, and their logs are shown."""
-    started: list[tuple[Child, Path]] = []
-
-    def start(**options: object) -> Child:
-        log = tmp_path / f"worker-{len(started)}.log"
-        started.append((worker(ours, log, **options), log))  # type: ignore[arg-type]
-        return started[-1][0]
-
-    yield start
-    for child, log in started:
-        if child.exit_code is None:
-            child.stop(10)
-        print(f"--- {log.name}: {child.exit_code}\n{log.read_text()}")
-
-
-@pytest.fixture
-def reader(ours: Settings, request: pytest.FixtureRequest) -> Iterator[Reader]:
-    reader = Reader(ours, tenant(request))
-    yield reader
-    reader.close()
-
-
-@pytest.fixture
-def load(ours: Settings, request: pytest.FixtureRequest) -> Load:
-    return Load(ours, tenant(request))
-
-
-def tenant(request: pytest.FixtureRequest) -> str:
-    return request.node.name.replace("[", "-").replace("]", "")[-60:]
-
-
-def finish(load: Load, reader: Reader, runs: int) -> None:
-    """Every command is answered until every run has its result."""
-
-    def ended() -> bool:
-        reader.poll()
-        load.answer(reader.commands, times=2)
-        return len(reader.records[RESULTS.name]) >= runs
-
-    eventually(ended, 90)
 
 
 def test_kill_9_at_every_boundary_leaves_exactly_one_command_per_attempt(start, load: Load, reader: Reader) -> None:  # type: ignore[no-untyped-def]

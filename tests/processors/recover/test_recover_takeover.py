@@ -1,0 +1,154 @@
+"""Becoming a partition's writer, while the worker goes on with the others."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient
+from recover_broker import Load, Reader, eventually, finish
+
+from ops.runtime.settings import Settings
+from processors.recover import assignment as assignments
+from processors.recover import writer as writers
+from processors.recover.assignment import Assignment
+from processors.recover.ledger import Ledger
+from processors.recover.partitioner import partition_of
+from processors.recover.policy import Policies
+from processors.recover.writer import DoubtError, Writer
+from schemas.topics import COMMANDS, RECOVER_INPUTS, RECOVER_STATE
+
+pytestmark = pytest.mark.integration
+
+RUNS = 40
+
+
+def all_but_one(ours: Settings, load: Load, reader: Reader, runs: range) -> Callable[[], bool]:
+    """Whether the runs of all partitions but one have their commands."""
+    of: dict[int, set[str]] = {}
+    for n in runs:
+        of.setdefault(partition_of(f"{load.tenant}/{load.run(n)}".encode(), ours.partitions), set()).add(load.run(n))
+
+    def commanded() -> bool:
+        reader.poll()
+        said = {command.execution_id for command in reader.commands}
+        return sum(1 for runs in of.values() if runs <= said) >= ours.partitions - 1
+
+    return commanded
+
+
+@pytest.mark.parametrize("doubted", [False, True], ids=["assigned", "after-a-doubt"])
+def test_a_takeover_that_is_stuck_holds_up_no_other_partition(  # type: ignore[no-untyped-def]
+    start, ours: Settings, load: Load, reader: Reader, doubted: bool
+) -> None:
+    child = start(failpoints=f"recover.fenced=pause:300@{1 + ours.partitions * doubted}")
+    if doubted:
+        load.fail(range(RUNS, 2 * RUNS))
+        eventually(reader.has(COMMANDS.name, RUNS))
+        for partition in range(ours.partitions):
+            rival = Producer(ours.producer(**{"transactional.id": f"{ours.app}-recover-{partition}"}))
+            rival.init_transactions(10)
+    load.fail(range(RUNS))
+    eventually(all_but_one(ours, load, reader, range(RUNS)), 30)
+    assert child.exit_code is None
+    child.kill()
+
+
+def test_partitions_that_move_while_they_are_taken_over_lose_and_double_nothing(  # type: ignore[no-untyped-def]
+    start, load: Load, reader: Reader
+) -> None:
+    """The first worker is stuck in all its takeovers while a second joins, takes half of them, and leaves."""
+    first = start(failpoints="recover.fenced=pause:8")
+    load.fail(range(RUNS))
+    second = start()
+    # The second can have some only where the first, still stuck, took part in the rebalance.
+    eventually(reader.has(COMMANDS.name, 1), 30)
+    load.fail(range(RUNS, 2 * RUNS))
+    assert second.stop(30) == 0
+    finish(load, reader, 2 * RUNS)
+    reader.check_once(2 * RUNS)
+    assert first.exit_code is None
+    first.kill()
+
+
+def test_a_changelog_that_gives_nothing_ends_the_takeover(ours: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writers, "_RESTORE_STALLS_S", 0.2)
+    consumer = Consumer(ours.kafka(**{"group.id": "stalled", "auto.offset.reset": "earliest"}))
+    consumer.assign([TopicPartition(RECOVER_STATE.name, 0)])
+    try:
+        with pytest.raises(DoubtError, match="changelog"):
+            writers._read_to(consumer, 2**60, Ledger(0, 1, Policies.load()), lambda: False)
+    finally:
+        consumer.close()
+
+
+def test_inputs_that_cannot_be_sought_are_a_doubt_and_tried_again(
+    ours: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(assignments, "_SEEK_S", 0.2)
+    app = ours.model_copy(update={"app": "unsought"})
+    policies = Policies.load()
+    consumer = Consumer(app.kafka(**{"group.id": "unsought", "enable.auto.commit": False}))
+    assignment = Assignment(
+        consumer,
+        AdminClient(app.kafka()),
+        app.partitions,
+        lambda n: Writer(app, n, app.partitions, policies),
+        lambda: policies,
+        threading.Event(),
+    )
+    try:
+        assignment._on_assign(consumer, [TopicPartition(topic.name, 0) for topic in RECOVER_INPUTS])
+        lane = assignment.lanes[0]
+        # One input is gone from the consumer; the takeover cannot know.
+        consumer.assign([TopicPartition(topic.name, 0, 0) for topic in RECOVER_INPUTS[1:]])
+
+        def doubted() -> int:
+            consumer.poll(0)
+            assignment.advance()
+            return lane.doubts
+
+        eventually(doubted)
+        assert assignment.taking_over == [0]
+        consumer.assign([TopicPartition(topic.name, 0, 0) for topic in RECOVER_INPUTS])
+        eventually(lambda: doubted() and 0 in assignment.live)
+    finally:
+        consumer.close()
+        assignment.close()
+
+
+def test_a_changed_policy_file_counts_without_a_restart(  # type: ignore[no-untyped-def]
+    start, tmp_path: Path, load: Load, reader: Reader
+) -> None:
+    policy = tmp_path / "policy.toml"
+    policy.write_text("[default]\nmax_attempts = 3\n")
+    asked: list[str] = []
+
+    def version() -> str:
+        """The policy that decides now, as the command for one failure more says."""
+        load.fail(range(len(asked), len(asked) + 1))
+        asked.append(load.run(len(asked)))
+        eventually(lambda: (reader.poll(), any(c.execution_id == asked[-1] for c in reader.commands))[1])
+        return next(c.decision.policy_version for c in reader.commands if c.execution_id == asked[-1])
+
+    def change(text: str) -> None:
+        (tmp_path / "new.toml").write_text(text)
+        (tmp_path / "new.toml").rename(policy)
+
+    child = start(policy=policy)
+    log = tmp_path / "worker-0.log"
+    first = Policies.load(policy).version
+    assert version() == first
+    change("[default]\nmax_attempts = 2\n")
+    second = Policies.load(policy).version
+    assert second != first
+    eventually(lambda: version() == second, 20)
+    change("[default]\nmax_attempts = -1\n")
+    eventually(lambda: f"policy {second} stays: [default] max_attempts" in log.read_text(), 20)
+    assert version() == second
+    change("[default]\nmax_attempts = 3\n")
+    eventually(lambda: version() == first, 20)
+    assert child.exit_code is None
