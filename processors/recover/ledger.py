@@ -117,6 +117,7 @@ class Ledger:
         """Topic to the next offset."""
         self.open = 0
         self.pending = 0
+        self.held = 0
         self._due: list[tuple[int, str]] = []
 
     # --- the changelog
@@ -138,16 +139,18 @@ class Ledger:
     def _put(self, key: str, value: bytes | None) -> None:
         before = self.states.get(key)
         if before is not None:
-            _, was_open, was_pending = header(before)
+            _, was_open, was_pending, was_held = header(before)
             self.open -= was_open
             self.pending -= was_pending
+            self.held -= was_held
         if value is None:
             self.states.pop(key, None)
             return
-        due_ms, is_open, is_pending = header(value)
+        due_ms, is_open, is_pending, is_held = header(value)
         self.states[key] = value
         self.open += is_open
         self.pending += is_pending
+        self.held += is_held
         if due_ms and (before is None or header(before)[0] != due_ms):
             heapq.heappush(self._due, (due_ms, key))
 
@@ -196,7 +199,7 @@ class Ledger:
         """The keys that are due, as many as the tokens pay for, and at least one."""
         keys: dict[str, None] = {}
         while (due_ms := self.next_due_ms) is not None and due_ms <= until:
-            _, is_open, _ = header(self.states[self._due[0][1]])
+            _, is_open, _, _ = header(self.states[self._due[0][1]])
             cost = RUNG_TOKENS if is_open else 1
             if keys and out.tokens + cost > tokens:
                 break

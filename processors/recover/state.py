@@ -35,6 +35,7 @@ VERSION: Final = 1
 _HEADER: Final = struct.Struct(">BBQ")
 _OPEN: Final = 1
 _PENDING: Final = 2
+_HELD: Final = 4
 
 if TYPE_CHECKING:
     from dataclasses import replace as replace
@@ -63,6 +64,8 @@ class Branch:
     checkpoint: Checkpoint | None = None
     agent_id: str | None = None
     tool: str | None = None
+    model: str | None = None
+    """Where its provider is what failed."""
     call_fingerprint: str | None = None
     idempotency_key: str | None = None
     trace: tuple[tuple[str, bytes], ...] = ()
@@ -91,6 +94,10 @@ class InFlight:
     issued_ms: int
     not_before_ms: int
     outcome_deadline_ms: int
+    leans: tuple[str, ...] = ()
+    """The dependencies that the resumed run calls."""
+    permitted: tuple[str, ...] = ()
+    """Those among them on which it has a permit."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,6 +140,8 @@ class Recovery:
     """While pending: when the wait ends."""
     considered: tuple[Candidate, ...] = ()
     hold: Hold | None = None
+    permits: tuple[tuple[str, int], ...] = ()
+    """(dependency, when it expires) of the permits that the pending attempt has."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,7 +202,9 @@ _ADAPTER: Final = TypeAdapter(Execution)
 def encode(state: Execution) -> bytes:
     """The changelog record of `state`."""
     recovery = state.recovery
-    flags = (_OPEN if recovery else 0) | (_PENDING if recovery and recovery.command is None else 0)
+    flags = _OPEN if recovery else 0
+    if recovery and recovery.command is None:
+        flags |= _HELD if recovery.hold else _PENDING
     return _HEADER.pack(VERSION, flags, state.due_ms) + _ADAPTER.dump_json(state, exclude_defaults=True)
 
 
@@ -205,7 +216,7 @@ def decode(data: bytes) -> Execution:
     return _ADAPTER.validate_json(data[_HEADER.size :])
 
 
-def header(data: bytes) -> tuple[int, bool, bool]:
-    """(due_ms, open, pending) of a changelog record, without parsing it."""
+def header(data: bytes) -> tuple[int, bool, bool, bool]:
+    """(due_ms, open, pending, held) of a changelog record, without parsing it."""
     _, flags, due_ms = _HEADER.unpack_from(data)
-    return due_ms, bool(flags & _OPEN), bool(flags & _PENDING)
+    return due_ms, bool(flags & _OPEN), bool(flags & _PENDING), bool(flags & _HELD)

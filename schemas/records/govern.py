@@ -80,6 +80,8 @@ class PermitUse(WireEnum):
     SUCCEEDED = "succeeded"
     FAILED = "failed"
     EXPIRED = "expired"
+    INCONCLUSIVE = "inconclusive"
+    """The attempt ended without a word on the dependency: not applied, or failed by something else."""
 
 
 class PermitWord(Record):
