@@ -87,9 +87,11 @@ def public_text(key: Ed25519PublicKey) -> str:
     return base64.b64encode(key.public_bytes_raw()).decode()
 
 
-def approval_hash(recovery_id: str, attempt: int, checkpoint_id: str, proposals: Iterable[Proposal]) -> str:
+def approval_hash(
+    recovery_id: str, attempt: int, checkpoint_id: str, proposals: Iterable[Proposal], *, unsafe_effects: bool
+) -> str:
     """Of one question: which attempt, from where, and exactly what each answer would send. 64 hexadecimal digits."""
-    parts = ["omium approval", recovery_id, str(attempt), checkpoint_id]
+    parts = ["omium approval", recovery_id, str(attempt), checkpoint_id, "unsafe" if unsafe_effects else "safe"]
     for proposal in proposals:
         parts += ["proposal", proposal.strategy, str(proposal.cost_microusd), str(len(proposal.modifications))]
         for change in proposal.modifications:

@@ -250,7 +250,7 @@ TICKS: Final = Topic(
 )
 
 OPTION_TOPICS: Final = tuple(dict.fromkeys(OPTIONS.values()))
-RECOVER_INPUTS: Final = (FAILURES, CHECKPOINTS, OUTCOMES, *OPTION_TOPICS)
+RECOVER_INPUTS: Final = (FAILURES, CHECKPOINTS, OUTCOMES, *OPTION_TOPICS, OPERATOR_ACTIONS)
 """What recover reads: one partition number of all of them has one writer, so their counts must be equal."""
 TOPICS: Final = (
     FAILURES,

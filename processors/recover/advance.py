@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Final
+import dataclasses
+from dataclasses import dataclass
 
 from processors.recover import ids
 from processors.recover.choice import Choice, changes, choose
+from processors.recover.ending import ask, asked, close
+from processors.recover.persons import Question, Ready, answer_until_ms, pose
 from processors.recover.policy import Policy
-from processors.recover.state import MAX_CLOSED, Branch, Closed, InFlight, Recovery, replace
+from processors.recover.state import Branch, InFlight, Recovery, replace
 from processors.recover.strategies import changes_arguments, merge, modifications, work_s
 from processors.recover.turn import Turn
 from schemas.records import (
@@ -15,25 +18,21 @@ from schemas.records import (
     Checkpoint,
     Decision,
     DispositionKind,
-    Escalation,
     Fence,
+    OperatorAction,
     RecoveryOptions,
-    RecoveryResult,
     ResultReason,
-    ResultStatus,
     ResumeCommand,
-    ResumeOutcome,
-    SettledAttempt,
-    SettledStatus,
     Strategy,
     from_epoch_ms,
 )
 
-_NO_PERSON: Final = frozenset({ResultReason.RECOVERED, ResultReason.NOT_A_FAILURE, ResultReason.ABANDONED})
 
+def advance(turn: Turn, answer: OperatorAction | None = None) -> None:
+    """Command the pending attempt, if all it waits for is there; end the recovery, if nothing may be done.
 
-def advance(turn: Turn) -> None:
-    """Command the pending attempt, if all it waits for is there; end the recovery, if nothing may be done."""
+    `answer`: a person's, to a question that is open. Where it is not to this one, nothing happens.
+    """
     recovery = turn.state.recovery
     if recovery is None or recovery.command:
         return None
@@ -48,27 +47,81 @@ def advance(turn: Turn) -> None:
     if len(ready) < len(recovery.branches) and turn.now < recovery.merge_until_ms:
         return _wait(turn, recovery.merge_until_ms)
     ready = [(b, o) for b, o in ready if o.classification.category is not Category.UNCLASSIFIED] or ready
-    options = ready[0][1]
-    verdict = options.classification
+    plan = _weighed(turn, recovery, ready)
+    turn.state = replace(turn.state, recovery=plan.recovery)
+    return _answered(turn, plan, answer) if answer else _decide(turn, plan)
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """The pending attempt, weighed: `ready` branches with their options, choices and policies, side by side."""
+
+    recovery: Recovery
+    ready: Ready
+    choices: list[Choice]
+    policies: list[Policy]
+    checkpoint: Checkpoint | None
+
+
+def _weighed(turn: Turn, recovery: Recovery, ready: Ready) -> _Plan:
+    verdict = ready[0][1].classification
     if not recovery.subtype:
         recovery = replace(recovery, category=verdict.category, subtype=verdict.subtype[:256])
     policies = [_policy(turn, branch) for branch, _ in ready]
-    choices = [choose(recovery, b, o, p, turn.now) for (b, o), p in zip(ready, policies, strict=True)]
+    # While a person is asked, the same is weighed as when they were asked, so that their answer finds the question.
+    held = asked(recovery)
+    at_ms = held.since_ms if held else turn.now
+    choices = [choose(recovery, b, o, p, at_ms) for (b, o), p in zip(ready, policies, strict=True)]
     recovery = replace(recovery, considered=choices[0].candidates)
-    turn.state = replace(turn.state, recovery=recovery)
-    # The resumed run repeats what every branch did: what forbids one of them forbids it.
-    for (b, o), choice, p in zip(ready, choices, policies, strict=True):
-        if reason := _impasse(recovery, b, o, choice, p, turn.now):
-            return close(turn, reason)
-    if any(branch.unsafe and not _policy(turn, branch).allow_unsafe_effects for branch in recovery.branches):
-        return close(turn, ResultReason.NEEDS_HUMAN)
-    policy = policies[0]
     checkpoint = next((c for b, o in ready if (c := b.checkpoint or o.checkpoint)), None) or turn.state.checkpoint
-    if checkpoint:
-        return _command(turn, recovery, ready, choices, checkpoint, policy)
-    if turn.now >= recovery.checkpoint_until_ms:
-        return close(turn, ResultReason.NO_CHECKPOINT)
-    return _wait(turn, recovery.checkpoint_until_ms)
+    return _Plan(recovery, ready, choices, policies, checkpoint)
+
+
+def _decide(turn: Turn, plan: _Plan) -> None:
+    recovery = plan.recovery
+    # The resumed run repeats what every branch did: what forbids one of them forbids it.
+    for (b, o), choice, p in zip(plan.ready, plan.choices, plan.policies, strict=True):
+        if reason := _impasse(recovery, b, o, choice, p, turn.now):
+            return _escalate(turn, plan, reason)
+    if _unsafe(turn, recovery):
+        return _escalate(turn, plan, ResultReason.NEEDS_HUMAN)
+    if plan.checkpoint is None:
+        if turn.now >= recovery.checkpoint_until_ms:
+            return close(turn, ResultReason.NO_CHECKPOINT)
+        return _wait(turn, recovery.checkpoint_until_ms)
+    if any(c.option and p.wants_approval(c.option) for c, p in zip(plan.choices, plan.policies, strict=True)):
+        return _escalate(turn, plan, ResultReason.NEEDS_HUMAN)
+    return _command(turn, plan, plan.checkpoint)
+
+
+def _unsafe(turn: Turn, recovery: Recovery) -> bool:
+    return any(branch.unsafe and not _policy(turn, branch).allow_unsafe_effects for branch in recovery.branches)
+
+
+def _question(turn: Turn, plan: _Plan) -> Question | None:
+    if plan.checkpoint is None:
+        return None
+    return pose(plan.recovery, plan.ready, plan.choices, plan.checkpoint, unsafe_effects=_unsafe(turn, plan.recovery))
+
+
+def _escalate(turn: Turn, plan: _Plan, reason: ResultReason) -> None:
+    """Ask a person where one can decide in time; else the recovery ends."""
+    question, held = _question(turn, plan), asked(plan.recovery)
+    until_ms = answer_until_ms(plan.recovery, plan.policies[0], turn.now)
+    if question is None or until_ms <= turn.now or (held and held.until_ms <= turn.now):
+        return close(turn, reason)
+    if held and held.key == question.hash:
+        return _wait(turn, held.until_ms)
+    return ask(turn, plan.recovery, reason, question, until_ms)
+
+
+def _answered(turn: Turn, plan: _Plan, answer: OperatorAction) -> None:
+    """Do what a person chose; nothing, where it is not an answer to what is asked."""
+    question = _question(turn, plan)
+    chosen = question.option_of(answer) if question else None
+    if question and chosen is not None:
+        choices = [dataclasses.replace(plan.choices[0], chosen=chosen), *plan.choices[1:]]
+        _command(turn, dataclasses.replace(plan, choices=choices), question.checkpoint, answer)
 
 
 def _policy(turn: Turn, branch: Branch) -> Policy:
@@ -120,14 +173,8 @@ def _impasse(
     return ResultReason.EXHAUSTED
 
 
-def _command(
-    turn: Turn,
-    recovery: Recovery,
-    ready: list[tuple[Branch, RecoveryOptions]],
-    choices: list[Choice],
-    checkpoint: Checkpoint,
-    policy: Policy,
-) -> None:
+def _command(turn: Turn, plan: _Plan, checkpoint: Checkpoint, answer: OperatorAction | None = None) -> None:
+    recovery, ready, choices, policy = plan.recovery, plan.ready, plan.choices, plan.policies[0]
     branch, options = ready[0]
     option = choices[0].option
     assert option
@@ -158,7 +205,7 @@ def _command(
         outcome_deadline=from_epoch_ms(deadline_ms),
         idempotency_key=_idempotency_key(recovery, branch, checkpoint, attempt if changes_arguments(merged) else 0),
         issued_at=from_epoch_ms(turn.now),
-        decision=_decision(turn, options, choices, policy),
+        decision=_decision(turn, options, choices, policy, answer),
     )
     turn.emit(command, branch.trace, branch.wire_format, max(b.at_ms for b in recovery.branches))
     in_flight = InFlight(
@@ -176,6 +223,7 @@ def _command(
         recovery,
         attempt=attempt,
         command=in_flight,
+        hold=None,
         tried=tuple(dict.fromkeys((*recovery.tried, *tried))),
         strategies=(*recovery.strategies, option.strategy),
     )
@@ -184,7 +232,9 @@ def _command(
         turn.dispose_branch(answered, DispositionKind.COMMANDED)
 
 
-def _decision(turn: Turn, options: RecoveryOptions, choices: list[Choice], policy: Policy) -> Decision:
+def _decision(
+    turn: Turn, options: RecoveryOptions, choices: list[Choice], policy: Policy, answer: OperatorAction | None
+) -> Decision:
     assert choices[0].chosen is not None
     return Decision(
         mode=policy.mode,
@@ -194,6 +244,8 @@ def _decision(turn: Turn, options: RecoveryOptions, choices: list[Choice], polic
         confidence_snapshot=options.confidence_snapshot[:256],
         candidates=choices[0].candidates,
         chosen=choices[0].chosen,
+        operator=answer.operator if answer else "",
+        approval_hash=answer.approval_hash if answer else "",
     )
 
 
@@ -202,119 +254,3 @@ def _idempotency_key(recovery: Recovery, branch: Branch, checkpoint: Checkpoint,
     if branch.idempotency_key and not variant:
         return branch.idempotency_key
     return ids.digest("idempotency", recovery.recovery_id, checkpoint.id, str(variant))
-
-
-def settle(turn: Turn, status: SettledStatus, outcome: ResumeOutcome | None = None) -> None:
-    """End the attempt whose command is out; the recovery stays, with the next attempt pending."""
-    recovery = turn.state.recovery
-    assert recovery
-    assert recovery.command
-    command = recovery.command
-    cost = command.cost_microusd
-    duration_s = max(turn.now - command.issued_ms, 0) / 1000
-    if outcome and outcome.cost_microusd is not None:
-        cost = outcome.cost_microusd
-    if outcome and outcome.duration_s is not None:
-        duration_s = outcome.duration_s
-    turn.emit(
-        SettledAttempt(
-            recovery_id=recovery.recovery_id,
-            command_id=ids.command_id(recovery.recovery_id, command.attempt),
-            attempt=command.attempt,
-            tenant_id=turn.state.tenant_id,
-            execution_id=turn.state.execution_id,
-            category=command.category,
-            subtype=command.subtype,
-            severity=command.severity,
-            strategy=command.strategy,
-            status=status,
-            cost_microusd=cost,
-            duration_s=duration_s,
-            settled_at=from_epoch_ms(turn.now),
-        ),
-        recovery.branches[0].trace,
-    )
-    total = min(recovery.cost_microusd + cost, 2**53)
-    turn.state = replace(turn.state, recovery=replace(recovery, command=None, cost_microusd=total))
-
-
-def close(turn: Turn, reason: ResultReason, *, final_output: str | None = None, error: str = "") -> None:
-    """End the recovery: its result, an escalation where a person is needed, and what became of its failures."""
-    recovery = turn.state.recovery
-    assert recovery
-    status = ResultStatus.PARTIAL if recovery.attempt else ResultStatus.FAILED
-    if reason is ResultReason.RECOVERED:
-        status = ResultStatus.SUCCESS
-    trace = recovery.branches[0].trace if recovery.branches else ()
-    turn.emit(_result(turn, recovery, status, reason, final_output, error), trace)
-    if reason not in _NO_PERSON:
-        turn.emit(_escalation(turn, recovery, reason), trace)
-        for branch in recovery.branches:
-            turn.dispose_branch(branch, DispositionKind.ESCALATED, reason)
-    ended = Closed(recovery_id=recovery.recovery_id, attempts=recovery.attempt, status=status, ended_ms=turn.now)
-    turn.state = replace(turn.state, recovery=None, closed=(*turn.state.closed, ended)[-MAX_CLOSED:])
-
-
-def _result(
-    turn: Turn, recovery: Recovery, status: ResultStatus, reason: ResultReason, final_output: str | None, error: str
-) -> RecoveryResult:
-    return RecoveryResult(
-        recovery_id=recovery.recovery_id,
-        failure_id=recovery.failure_id,
-        tenant_id=turn.state.tenant_id,
-        execution_id=turn.state.execution_id,
-        failure_type=recovery.category,
-        subtype=recovery.subtype,
-        status=status,
-        reason=reason,
-        error=error,
-        options_considered=recovery.considered,
-        selected_option=recovery.strategies[-1] if recovery.strategies else None,
-        attempts=recovery.attempt,
-        retry_success=status is ResultStatus.SUCCESS,
-        final_output=final_output,
-        total_cost_microusd=recovery.cost_microusd,
-        total_duration_s=max(turn.now - recovery.started_ms, 0) / 1000,
-        started_at=from_epoch_ms(recovery.started_ms),
-        ended_at=from_epoch_ms(turn.now),
-    )
-
-
-def _escalation(turn: Turn, recovery: Recovery, reason: ResultReason) -> Escalation:
-    branch = recovery.branches[0]
-    options = branch.options
-    return Escalation(
-        recovery_id=recovery.recovery_id,
-        failure_id=branch.failure_id,
-        tenant_id=turn.state.tenant_id,
-        execution_id=turn.state.execution_id,
-        reason=reason,
-        summary=_summary(turn, recovery, branch, reason),
-        classification=options.classification if options else None,
-        checkpoint=branch.checkpoint or (options.checkpoint if options else None) or turn.state.checkpoint,
-        options=recovery.considered,
-        attempts=recovery.attempt,
-        escalated_at=from_epoch_ms(turn.now),
-    )
-
-
-_ASKED: Final = {
-    ResultReason.NO_CHECKPOINT: "no checkpoint is known to resume from",
-    ResultReason.UNCLASSIFIED: "the evidence does not tell what kind of failure it is",
-    ResultReason.NO_OPTIONS: "no remedy is known for it",
-    ResultReason.EXHAUSTED: "no allowed remedy is left",
-    ResultReason.EXPIRED: "its time ran out",
-    ResultReason.OVER_BUDGET: "what is left costs more than the budget allows",
-    ResultReason.NEEDS_HUMAN: "only a person may decide what follows",
-}
-
-
-def _summary(turn: Turn, recovery: Recovery, branch: Branch, reason: ResultReason) -> str:
-    verdict = branch.options.classification if branch.options else None
-    what = f"{verdict.category}/{verdict.subtype[:64]}" if verdict else "a failure without a verdict"
-    tried = ", ".join(recovery.strategies) or "nothing"
-    agent = f" of agent {branch.agent_id[:64]}" if branch.agent_id else ""
-    return (
-        f"Execution {turn.state.execution_id[:64]}{agent} failed with {what}; tried: {tried}; "
-        f"{_ASKED.get(reason, reason)}: decide whether and how it goes on."
-    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from schemas.records import CheckpointSaved, Event, FailureEvent, RecoveryOptions, ResumeOutcome
+from schemas.records import CheckpointSaved, Event, FailureEvent, OperatorAction, RecoveryOptions, ResumeOutcome
 
 Trace = tuple[tuple[str, bytes], ...]
 Wire = Literal["avro", "json"]
@@ -50,6 +50,14 @@ class OutcomeRead:
 
 
 @dataclass(frozen=True, slots=True)
+class OperatorRead:
+    record: OperatorAction
+    place: Place
+    refusal: str = ""
+    """Why it is not heard: it is not signed by whom it names, or they may not. Empty: it is."""
+
+
+@dataclass(frozen=True, slots=True)
 class Due:
     """The time at which the state said it changes has passed, and all that was said before then is known."""
 
@@ -61,7 +69,7 @@ class Broken:
     error: str
 
 
-Input = FailureRead | OptionsRead | CheckpointRead | OutcomeRead
+Input = FailureRead | OptionsRead | CheckpointRead | OutcomeRead | OperatorRead
 AnyEvent = Input | Due | Broken
 
 

@@ -18,11 +18,13 @@ from processors.recover.events import (
     Emit,
     FailureRead,
     Input,
+    OperatorRead,
     OptionsRead,
     OutcomeRead,
     Place,
 )
 from processors.recover.partitioner import partition_of
+from processors.recover.persons import refusal
 from processors.recover.policy import Policies
 from processors.recover.reducer import step
 from processors.recover.state import Execution, decode, encode, header
@@ -35,6 +37,7 @@ from schemas.records import (
     DispositionKind,
     Event,
     FailureEvent,
+    OperatorAction,
     RecoveryOptions,
     ResumeOutcome,
     from_epoch_ms,
@@ -288,6 +291,8 @@ class _Staging:
                 return CheckpointRead(saved, place)
             case ResumeOutcome() as outcome:
                 return OutcomeRead(outcome, place)
+            case OperatorAction() as action:
+                return OperatorRead(action, place, refusal(action, self._ledger.policies, max(self._now, raw.at_ms)))
             case other:
                 raise TypeError(type(other).__name__)
 
@@ -325,6 +330,8 @@ class _Staging:
                 subject, subject_id = "outcome", record.command_id
             case RecoveryOptions():
                 subject, subject_id = "options", record.failure_id
+            case OperatorAction():
+                subject, subject_id = "operator", record.recovery_id
             case _:
                 subject, subject_id = "checkpoint", record.event_id
         self._say(

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Final, assert_never
 
 from processors.recover import ids
-from processors.recover.advance import advance, close, settle
+from processors.recover.advance import advance
+from processors.recover.ending import asked, close, settle
 from processors.recover.events import (
     AnyEvent,
     Broken,
@@ -13,6 +14,7 @@ from processors.recover.events import (
     Due,
     Emit,
     FailureRead,
+    OperatorRead,
     OptionsRead,
     OutcomeRead,
     Wire,
@@ -32,6 +34,7 @@ from processors.recover.state import (
 from processors.recover.turn import Turn, bounded_checkpoint, bounded_options
 from processors.recover.view import NOTHING, View
 from schemas.records import (
+    ActionKind,
     Applied,
     CheckpointSaved,
     DispositionKind,
@@ -65,6 +68,8 @@ def step(
             _on_checkpoint(turn, event.record)
         case OutcomeRead():
             _on_outcome(turn, event)
+        case OperatorRead():
+            _on_operator(turn, event)
         case Due():
             _on_due(turn)
         case Broken():
@@ -201,6 +206,7 @@ def _await_options(turn: Turn, recovery: Recovery, branches: tuple[Branch, ...],
         recovery,
         branches=branches,
         command=None,
+        hold=None,
         options_until_ms=turn.now + round(policy.options_wait_s * 1000),
         checkpoint_until_ms=turn.now + round(policy.checkpoint_wait_s * 1000),
         merge_until_ms=turn.now + round(policy.merge_wait_s * 1000) if any(b.options for b in branches) else 0,
@@ -327,6 +333,40 @@ def _extend(turn: Turn, recovery: Recovery) -> bool:
     command = replace(command, outcome_deadline_ms=until_ms)
     turn.state = replace(turn.state, recovery=replace(recovery, command=command))
     return True
+
+
+def _on_operator(turn: Turn, event: OperatorRead) -> None:
+    record, recovery = event.record, turn.state.recovery
+
+    def said(kind: DispositionKind, reason: str = "") -> None:
+        signed = record.signature[:16].hex() or "unsigned"
+        turn.dispose("operator", signed, kind, event.place, reason, record.recovery_id, record.attempt)
+
+    if event.refusal:
+        return said(DispositionKind.REFUSED, event.refusal)
+    if any(c.recovery_id == record.recovery_id for c in turn.state.closed):
+        return said(DispositionKind.STALE, "its recovery has ended")
+    if recovery is None or recovery.recovery_id != record.recovery_id:
+        return said(DispositionKind.STALE, "no such recovery is open")
+    if record.attempt <= recovery.attempt:
+        return said(DispositionKind.STALE, "that attempt was commanded already")
+    held = asked(recovery)
+    if held is None or held.key != record.approval_hash:
+        return said(DispositionKind.STALE, "that is not asked, or no longer")
+    if event.place.at_ms >= held.until_ms:
+        return said(DispositionKind.STALE, "it came after the time for an answer")
+    if record.kind is ActionKind.REJECT:
+        close(turn, ResultReason.REJECTED, error=f"{record.operator}: {record.reason}"[:500])
+        return said(DispositionKind.ENDED, f"rejected by {record.operator}")
+    if record.kind is ActionKind.UNKNOWN or (record.kind is ActionKind.APPROVE and record.proposal):
+        return said(DispositionKind.REFUSED, "it is no answer that this release knows")
+    advance(turn, record)
+    after = turn.state.recovery
+    if after and after.command:
+        return said(DispositionKind.COMMANDED, f"{after.command.strategy}, decided by {record.operator}")
+    said(DispositionKind.STALE, "what was asked has changed")
+    # What is to be decided now is asked anew.
+    return advance(turn)
 
 
 def _on_due(turn: Turn) -> None:

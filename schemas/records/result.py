@@ -133,6 +133,8 @@ class Escalation(Event):
     """Of the question; an operator's action counts for the question that it names."""
     proposals: Many[Proposal] = ()
     """What may be answered; approve means the first."""
+    unsafe_effects: bool = False
+    """The run says that running again would repeat an effect that must not be repeated."""
     expires_at: UtcMs | None = None
     """Without an answer by then the recovery ends."""
 
