@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
-from typing import Any, Final, Protocol
+from functools import partial
+from typing import Final, Protocol
 
 from ops.runtime.metrics import FAILURES_DETECTED
 from ops.runtime.settings import Settings
 from schemas.codec import Encoded, Malformed, decode, encode
 from schemas.records import ErrorInfo, FailureEvent, Origin, RecoveryOptions
 from schemas.topics import FAILURES, OPTIONS, SETTLED
-from streams.decide.rates import Rates
-from streams.edge.agent import Mapper, Record
+from streams.decide import Judgement, Rates
+from streams.edge.agent import Handler, Later, Mapper, Record
 from streams.edge.app import App, new_app
-from streams.edge.outputs import OutputError, Outputs
+from streams.edge.outputs import Outputs
 from streams.edge.table import WindowedTable, changelog_name, create_changelog
+from streams.edge.verifier import Verification
 from streams.learning.counts import HOUR_S
 from streams.learning.learner import TABLE, Learner
 
@@ -30,43 +31,59 @@ class Decide(Protocol):
     """`streams.decide.decide`, with the catalogue bound."""
 
     def __call__(
-        self, event: FailureEvent, *, failure_id: str, origin: Origin, rates: Rates, now: datetime
+        self,
+        event: FailureEvent,
+        *,
+        failure_id: str,
+        origin: Origin,
+        rates: Rates,
+        now: datetime,
+        judgements: Sequence[Judgement] = (),
     ) -> RecoveryOptions: ...
 
 
-def detect(decide: Decide, rates: Callable[[], Rates]) -> Callable[[Record], Encoded | Malformed]:
+def detect(decide: Decide, rates: Callable[[], Rates], verification: Verification | None = None) -> Handler:
     """The handler of agent.failures: one RecoveryOptions for each failure that can be read."""
 
-    def handle(record: Record) -> Encoded | Malformed:
+    def handle(record: Record) -> Encoded | Malformed | Later:
         decoded = decode(record.topic, record.value, record.headers)
         if isinstance(decoded, Malformed):
             return decoded
         event = decoded.record
         assert isinstance(event, FailureEvent)
+        if verification is not None and (claims := verification.claims(event)):
+            return Later(partial(verification.judge, event, claims), partial(answer, record, event, decoded.trace))
+        return answer(record, event, decoded.trace)
+
+    def answer(
+        record: Record,
+        event: FailureEvent,
+        trace: Iterable[tuple[str, bytes]],
+        judgements: Sequence[Judgement] = (),
+    ) -> Encoded:
         options = decide(
             event,
             failure_id=event.identity(record.partition, record.offset),
             origin=Origin(partition=record.partition, offset=record.offset),
             rates=rates(),
             now=datetime.now(UTC),
+            judgements=judgements,
         )
         category = options.classification.category
         FAILURES_DETECTED.labels(category).inc()
-        return encode(OPTIONS[category], options, source=SOURCE, trace=decoded.trace)
+        return encode(OPTIONS[category], options, source=SOURCE, trace=trace)
 
     return handle
 
 
-async def build(settings: Settings, decide: Decide, rates: Callable[[], Rates]) -> App:
+async def build(
+    settings: Settings, decide: Decide, rates: Callable[[], Rates], verification: Verification | None = None
+) -> App:
     """The app, ready to start on the running loop."""
     app = new_app(settings, WORKER)
-    tasks: set[asyncio.Task[Any]] = set()
-
-    def fatal(error: OutputError) -> None:
-        tasks.add(asyncio.ensure_future(app.crash(error)))
-
-    app.outputs = Outputs(settings, fatal)
-    app.batches(FAILURES.name, Mapper(detect(decide, rates), app.outputs, worker=WORKER).run)
+    app.outputs = Outputs(settings, app.fail)
+    mapper = Mapper(detect(decide, rates, verification), app.outputs, worker=WORKER, fail=app.fail)
+    app.batches(FAILURES.name, mapper.run)
     table = WindowedTable.add(app, TABLE, size_s=HOUR_S, partitions=settings.partitions)
     learner = Learner(app, table, rates, worker=WORKER)
     app.batches(SETTLED.name, learner.run)

@@ -12,10 +12,11 @@ from ops.runtime.health import HealthServer
 from ops.runtime.lag import LagReporter
 from ops.runtime.settings import Settings
 from streams.app import INPUTS, WORKER, build, prepare, warm_up
-from streams.decide import catalogue, decide
-from streams.decide.classify import load_rules
+from streams.decide import catalogue, claims_to_verify, decide
+from streams.decide.classify import Rules, load_rules
 from streams.edge.app import App
 from streams.edge.run import run as run_app
+from streams.edge.verifier import Verification, VerifierError, load
 from streams.learning.confidence import ConfidenceView
 
 log = logging.getLogger(__name__)
@@ -28,9 +29,11 @@ def run(settings: Settings) -> int:
         topics.verify(settings)
         prepare(settings)
         own_rules = [settings.rules_file] if settings.rules_file else []
-        answer = partial(decide, catalogue=catalogue.load(settings.catalogue_file), rules=load_rules(*own_rules))
+        rules = load_rules(*own_rules)
+        answer = partial(decide, catalogue=catalogue.load(settings.catalogue_file), rules=rules)
         warm_up(answer)
-    except (topics.TopicsError, KafkaException, ValueError, OSError) as error:
+        verification = _verification(settings, rules)
+    except (topics.TopicsError, KafkaException, ValueError, OSError, VerifierError) as error:
         log.critical("%s", error)
         return 1
     names = [topic.name for topic in INPUTS]
@@ -39,7 +42,7 @@ def run(settings: Settings) -> int:
 
     async def start() -> App:
         nonlocal app
-        app = await build(settings, answer, lambda: view.rates)
+        app = await build(settings, answer, lambda: view.rates, verification)
         return app
 
     def readiness() -> str | None:
@@ -57,3 +60,14 @@ def run(settings: Settings) -> int:
         lag.close()
         view.close()
         health.close()
+
+
+def _verification(settings: Settings, rules: Rules) -> Verification | None:
+    if settings.verifier is None:
+        return None
+    return Verification(
+        load(settings.verifier),
+        partial(claims_to_verify, rules=rules),
+        timeout_s=settings.verifier_timeout_s,
+        concurrency=settings.verifier_concurrency,
+    )

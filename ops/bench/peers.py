@@ -79,7 +79,7 @@ def ours(settings: Settings, clock: Clock) -> int:
             else:
                 _finish(clock)
 
-        app.batches(FAILURES.name, Mapper(handle, app.outputs, worker="bench").run)
+        app.batches(FAILURES.name, Mapper(handle, app.outputs, worker="bench", fail=app.fail).run)
         return app
 
     return run(build)

@@ -31,6 +31,11 @@ COMMAND_LATENCY = Histogram(
 PENDING_FAILURES = Gauge("omium_pending_failures", "Failures that wait for options or a checkpoint.", ["partition"])
 OPEN_RECOVERIES = Gauge("omium_open_recoveries", "Recoveries that have not ended.", ["partition"])
 DISPOSITIONS = Counter("omium_dispositions_total", "Inputs of recover, by what became of them.", ["subject", "kind"])
+VERIFICATIONS = Counter(
+    "omium_verifications_total",
+    "Failures about which a verifier was asked, by what came of it: judged, timeout or error.",
+    ["result"],
+)
 DEAD_LETTERS = Counter("omium_dead_letters_total", "Records nobody could act on.", ["worker", "reason"])
 CONSUMER_LAG_RECORDS = Gauge(
     "omium_consumer_lag_records", "Records behind the end of the partition.", ["group", "topic", "partition"]

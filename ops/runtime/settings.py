@@ -65,6 +65,11 @@ class Settings(BaseSettings):
     """TOML of models, prices, rubrics and fallbacks; absent: the one that ships with the product."""
     rules_file: Path | None = None
     """TOML of classification rules that are added to those that ship with the product."""
+    verifier: str | None = None
+    """`module:attribute` of a `streams.decide.Verifier`, or of what makes one, that judges claims no fact decides."""
+    verifier_timeout_s: float = Field(default=2.0, gt=0, le=60)
+    """How long a failure waits for its verifier; then it is decided without."""
+    verifier_concurrency: int = Field(default=8, ge=1)
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
     @classmethod

@@ -5,7 +5,8 @@ or a client library: time, rules, catalogue and learned rates are arguments.
 """
 
 from streams.decide.catalogue import Catalogue, CatalogueError
-from streams.decide.pipeline import decide
+from streams.decide.classify.logic import Claim, Judgement, Verifier
+from streams.decide.pipeline import claims_to_verify, decide
 from streams.decide.rates import Rates
 
-__all__ = ["Catalogue", "CatalogueError", "Rates", "decide"]
+__all__ = ["Catalogue", "CatalogueError", "Claim", "Judgement", "Rates", "Verifier", "claims_to_verify", "decide"]

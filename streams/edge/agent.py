@@ -5,6 +5,8 @@
 3. What a record caused is sent; when the broker has it, the record is done.
 4. What may be committed is decided by `Progress` alone, every commit interval and when partitions are given up.
 
+A handler may answer `Later`: only records of the same execution wait for it, so that each has its outputs in order.
+
 A crash before 4 repeats the record: consumers of the output drop what they have seen. No exception leaves an
 agent but the fuse's, which ends the worker.
 """
@@ -13,7 +15,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final, Protocol, TypeVar
 
@@ -50,8 +53,17 @@ class Record(Protocol):
     timestamp: int
 
 
+@dataclass(frozen=True, slots=True)
+class Later:
+    """What to produce depends on something that must be asked."""
+
+    ask: Callable[[], Awaitable[Any]]
+    """Ends in bounded time, and does not raise."""
+    then: Callable[[Any], Encoded | Malformed]
+
+
 T = TypeVar("T")
-Handler = Callable[[Record], Encoded | Malformed]
+Handler = Callable[[Record], Encoded | Malformed | Later]
 """What to produce for a record, or why nothing can be made of it. Pure but for reading a clock."""
 
 
@@ -75,7 +87,8 @@ class Guard:
             except Exception as error:
                 failure = error
             else:
-                if not isinstance(result, Malformed):
+                # Of `Later` only what comes then says whether the handler works.
+                if not isinstance(result, Malformed | Later):
                     self._fuse.handled()
                 return result
         log.error("handler failed on %s:%d:%d", record.topic, record.partition, record.offset, exc_info=failure)
@@ -102,10 +115,22 @@ class Guard:
 class Mapper(Guard):
     """An agent that answers each record of a topic with one record."""
 
-    def __init__(self, handler: Handler, outputs: Outputs, *, worker: str, fuse: Fuse | None = None) -> None:
+    def __init__(
+        self,
+        handler: Handler,
+        outputs: Outputs,
+        *,
+        worker: str,
+        fuse: Fuse | None = None,
+        fail: Callable[[Exception], None],
+    ) -> None:
+        """`fail` ends the worker for an error that `run` cannot raise any more."""
         super().__init__(worker=worker, fuse=fuse)
         self._handler = handler
         self._outputs = outputs
+        self._fail = fail
+        self._last: dict[bytes | None, asyncio.Task[None]] = {}
+        """By key: the last record that waits for an answer, or behind one that does."""
 
     async def run(self, batch: Batch) -> None:
         """Begin every record of `batch`; they are done when what they caused is delivered. Raises FuseBlown."""
@@ -116,14 +141,50 @@ class Mapper(Guard):
         for record in batch.records:
             if progress.closed:
                 return
-            output = await self.attempt(self._handler, record)
-            made.append((record, self.dead_letter(record, output) if isinstance(output, Malformed) else output))
+            output: Encoded | Malformed | Later = await self.attempt(self._handler, record)
+            if isinstance(output, Later) or (self._last and record.key in self._last):
+                self._defer(record, output, progress)
+            else:
+                made.append((record, self._settled(record, output)))
             if loop.time() > turn:
                 self._send_all(made, progress)
                 await asyncio.sleep(0)
                 await self._outputs.room()
                 turn = loop.time() + _BURST_S
         self._send_all(made, progress)
+
+    def _defer(self, record: Record, output: Encoded | Malformed | Later, progress: Progress) -> None:
+        key = record.key
+        task = asyncio.create_task(self._in_turn(record, output, progress, self._last.get(key)))
+        self._last[key] = task
+
+        def ended(task: asyncio.Task[None]) -> None:
+            if self._last.get(key) is task:
+                del self._last[key]
+            if not task.cancelled() and isinstance(error := task.exception(), Exception):
+                self._fail(error)
+
+        task.add_done_callback(ended)
+
+    async def _in_turn(
+        self,
+        record: Record,
+        output: Encoded | Malformed | Later,
+        progress: Progress,
+        before: asyncio.Task[None] | None,
+    ) -> None:
+        if isinstance(output, Later):
+            then, answer = output.then, await output.ask()
+            if progress.closed:
+                return
+            output = await self.attempt(lambda _: then(answer), record)
+        if before is not None:
+            await asyncio.wait([before])
+        if not progress.closed:
+            self._send_all([(record, self._settled(record, output))], progress)
+
+    def _settled(self, record: Record, output: Encoded | Malformed) -> Encoded:
+        return self.dead_letter(record, output) if isinstance(output, Malformed) else output
 
     def _send_all(self, made: list[tuple[Record, Encoded]], progress: Progress) -> None:
         failpoints.hit("streams.before-send")

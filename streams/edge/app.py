@@ -46,6 +46,7 @@ class App(faust.App):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._readers: set[asyncio.Task[None]] = set()
+        self._failing: asyncio.Future[None] | None = None
 
     async def on_stop(self) -> None:
         """As Faust's, which commits what is done; then no record that is still being handled holds the stop up."""
@@ -58,6 +59,10 @@ class App(faust.App):
 
     def _create_directories(self) -> None:
         """None: tables are in memory, rebuilt from their changelog."""
+
+    def fail(self, error: Exception) -> None:
+        """End the worker for `error`. On its loop, where nobody could catch it."""
+        self._failing = asyncio.ensure_future(self.crash(error))
 
     async def outputs_drained(self, timeout_s: float) -> bool:
         """Wait until nothing that was begun is in flight; False where that took longer."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import string
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Protocol
 
 import re2
@@ -137,7 +137,8 @@ def _wrong_assumptions(event: FailureEvent) -> Iterator[Flaw]:
 def _judged(event: FailureEvent, judgements: Sequence[Judgement]) -> Iterator[Flaw]:
     for judgement in judgements:
         if judgement.holds is False:
-            yield _assumption_flaw(event, judgement.claim, judgement.correct_value, judgement.confidence)
+            flaw = _assumption_flaw(event, judgement.claim, judgement.correct_value, judgement.confidence)
+            yield replace(flaw, details={**flaw.details, "judged_by": "verifier"})
 
 
 def _assumption_flaw(event: FailureEvent, claim: Claim, correct: Any, confidence: float) -> Flaw:

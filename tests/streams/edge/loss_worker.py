@@ -19,7 +19,7 @@ from schemas.codec import Encoded, Malformed
 from schemas.records import DeadLetterReason
 from streams.edge.agent import Guard, Mapper
 from streams.edge.app import App, new_app
-from streams.edge.outputs import OutputError, Outputs
+from streams.edge.outputs import Outputs
 from streams.edge.run import run
 from streams.edge.table import WindowedTable
 from streams.edge.transport import Batch
@@ -39,8 +39,7 @@ class PlannedError(Exception):
 async def ours() -> App:
     settings = Settings(bootstrap=BOOTSTRAP, app=GROUP, partitions=1, log_level="ERROR")
     app = new_app(settings, "ours")
-    crashes = []
-    app.outputs = Outputs(settings, lambda error: crashes.append(asyncio.ensure_future(_crash(app, error))))
+    app.outputs = Outputs(settings, app.fail)
     table = None
     if "changelog" in CASES:
         table = WindowedTable.add(app, "rows", size_s=3600, partitions=1)
@@ -49,13 +48,9 @@ async def ours() -> App:
     return app
 
 
-async def _crash(app: App, error: OutputError) -> None:
-    await app.crash(error)
-
-
 def _body(case: str, app: App, table: WindowedTable | None) -> Callable[[Batch], Any]:
     if case in ("plain", "delivery", "decode"):
-        return Mapper(partial(_map, case), app.outputs, worker="streams").run
+        return Mapper(partial(_map, case), app.outputs, worker="streams", fail=app.fail).run
     return partial(_OWN.get(case, _each), case, app, table)
 
 

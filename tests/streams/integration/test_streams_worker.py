@@ -5,20 +5,14 @@ from __future__ import annotations
 import os
 import random
 import signal
-import socket
-import subprocess
-import sys
 import threading
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 
 import pytest
 import streams_checker as checker
-from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
+from confluent_kafka import KafkaException, Producer
+from streams_process import Worker, committed_all, until, workers
 
 from ops.broker import Broker
 from ops.runtime import topics
@@ -37,72 +31,9 @@ from schemas.topics import FAILURES, SETTLED
 
 pytestmark = pytest.mark.integration
 
-DEADLINE_S = 90.0
 OUTAGE_S = float(os.environ.get("OMIUM_TEST_OUTAGE_S", "3"))
 """How long the broker is gone: 60 for the long run."""
-START = "import sys; from ops.runtime.settings import Settings; from streams.main import run; sys.exit(run(Settings()))"
 STRATEGIES = (Strategy.EXPONENTIAL_BACKOFF, Strategy.INCREASE_TIMEOUT, Strategy.FALLBACK_SERVICE)
-
-
-class Worker:
-    """One process."""
-
-    def __init__(self, settings: Settings, failpoints: str = "") -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        self.url = f"http://127.0.0.1:{port}"
-        environment = {
-            **os.environ,
-            "OMIUM_BOOTSTRAP": settings.bootstrap,
-            "OMIUM_APP": settings.app,
-            "OMIUM_PARTITIONS": str(settings.partitions),
-            "OMIUM_METRICS_PORT": str(port),
-            "OMIUM_LOG_LEVEL": "WARNING",
-            "OMIUM_FAILPOINTS": failpoints,
-        }
-        self.process = subprocess.Popen([sys.executable, "-c", START], env=environment)
-
-    def ready(self) -> bool:
-        try:
-            with urllib.request.urlopen(f"{self.url}/readyz", timeout=2) as answer:
-                return bool(answer.status == 200)
-        except (urllib.error.URLError, OSError):
-            return False
-
-    def end(self, number: signal.Signals) -> int:
-        self.process.send_signal(number)
-        return self.process.wait(60)
-
-
-@contextmanager
-def workers() -> Iterator[list[Worker]]:
-    """A list whose processes are gone at the end."""
-    started: list[Worker] = []
-    try:
-        yield started
-    finally:
-        for worker in started:
-            worker.process.kill()
-            worker.process.wait()
-
-
-def until(what: Callable[[], bool], why: str) -> None:
-    deadline = time.monotonic() + DEADLINE_S
-    while not what():
-        assert time.monotonic() < deadline, why
-        time.sleep(0.1)
-
-
-def committed_all(settings: Settings, topic: str) -> bool:
-    """The group has committed past the last committed record of each partition of `topic`."""
-    last: dict[int, int] = {}
-    for _, partition, offset, _ in checker.read(settings.bootstrap, topic):
-        last[partition] = max(last.get(partition, -1), offset)
-    consumer = Consumer({"bootstrap.servers": settings.bootstrap, "group.id": f"{settings.app}-streams"})
-    found = consumer.committed([TopicPartition(topic, p) for p in last], 10)
-    consumer.close()
-    return all(p.offset > last[p.partition] for p in found)
 
 
 class Load:
