@@ -44,7 +44,7 @@ def advance(turn: Turn, answer: OperatorAction | None = None) -> None:
         if turn.now >= recovery.options_until_ms:
             return close(turn, ResultReason.EXPIRED)
         return _wait(turn, recovery.options_until_ms)
-    if len(ready) < len(recovery.branches) and turn.now < recovery.merge_until_ms:
+    if len(ready) < len(recovery.branches) and turn.now < recovery.merge_until_ms and answer is None:
         return _wait(turn, recovery.merge_until_ms)
     ready = [(b, o) for b, o in ready if o.classification.category is not Category.UNCLASSIFIED] or ready
     plan = _weighed(turn, recovery, ready)

@@ -351,7 +351,7 @@ def _on_operator(turn: Turn, event: OperatorRead) -> None:
     if record.attempt <= recovery.attempt:
         return said(DispositionKind.STALE, "that attempt was commanded already")
     held = asked(recovery)
-    if held is None or held.key != record.approval_hash:
+    if held is None or (held.key, recovery.attempt + 1) != (record.approval_hash, record.attempt):
         return said(DispositionKind.STALE, "that is not asked, or no longer")
     if event.place.at_ms >= held.until_ms:
         return said(DispositionKind.STALE, "it came after the time for an answer")

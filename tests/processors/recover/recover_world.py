@@ -8,7 +8,18 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
-from processors.recover.events import AnyEvent, CheckpointRead, Due, Emit, FailureRead, OptionsRead, OutcomeRead, Place
+from processors.recover.events import (
+    AnyEvent,
+    CheckpointRead,
+    Due,
+    Emit,
+    FailureRead,
+    OperatorRead,
+    OptionsRead,
+    OutcomeRead,
+    Place,
+)
+from processors.recover.persons import refusal
 from processors.recover.policy import Policies
 from processors.recover.reducer import step
 from processors.recover.state import Execution, decode, encode
@@ -19,6 +30,7 @@ from schemas.records import (
     CheckpointSaved,
     Classification,
     FailureEvent,
+    OperatorAction,
     Option,
     Origin,
     RecoveryOptions,
@@ -28,7 +40,7 @@ from schemas.records import (
     Strategy,
     from_epoch_ms,
 )
-from schemas.topics import CHECKPOINTS, FAILURES, OPTIONS, OUTCOMES
+from schemas.topics import CHECKPOINTS, FAILURES, OPERATOR_ACTIONS, OPTIONS, OUTCOMES
 
 START_MS = 1_800_000_000_000
 TENANT, EXECUTION = "acme", "run-1"
@@ -126,7 +138,9 @@ class World:
     state: Execution | None = None
     said: list[Emit] = field(default_factory=list)
     logs: dict[str, list[tuple[int, Any]]] = field(
-        default_factory=lambda: {FAILURES.name: [], "options": [], CHECKPOINTS.name: [], OUTCOMES.name: []}
+        default_factory=lambda: {
+            name: [] for name in (FAILURES.name, "options", CHECKPOINTS.name, OUTCOMES.name, OPERATOR_ACTIONS.name)
+        }
     )
     """Topic to (append time, record)."""
     at: dict[str, int] = field(default_factory=dict)
@@ -137,7 +151,7 @@ class World:
     def append(self, record: Any) -> int:
         topic = {
             FailureEvent: FAILURES.name, RecoveryOptions: "options",
-            CheckpointSaved: CHECKPOINTS.name, ResumeOutcome: OUTCOMES.name,
+            CheckpointSaved: CHECKPOINTS.name, ResumeOutcome: OUTCOMES.name, OperatorAction: OPERATOR_ACTIONS.name,
         }[type(record)]  # fmt: skip
         self.logs[topic].append((self.now, record))
         return len(self.logs[topic]) - 1
@@ -162,6 +176,8 @@ class World:
                 return OptionsRead(record, place, record.origin.offset >= self.at.get(FAILURES.name, 0))
             case CheckpointSaved():
                 return CheckpointRead(record, place)
+            case OperatorAction():
+                return OperatorRead(record, place, refusal(record, self.policies, max(self.now, at_ms)))
             case _:
                 return OutcomeRead(record, place)
 
