@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from processors.recover import ids
 from processors.recover.choice import Choice, changes, choose
 from processors.recover.ending import ask, asked, close
+from processors.recover.gate import blamed, leans, may_pass, report_command
 from processors.recover.persons import Question, Ready, answer_until_ms, pose
 from processors.recover.policy import Policy
 from processors.recover.state import Branch, InFlight, Recovery, replace
-from processors.recover.strategies import changes_arguments, merge, modifications, work_s
+from processors.recover.strategies import after_waiting, changes_arguments, merge, modifications, work_s
 from processors.recover.turn import Turn
 from schemas.records import (
     Category,
@@ -82,7 +83,8 @@ def _decide(turn: Turn, plan: _Plan) -> None:
     # The resumed run repeats what every branch did: what forbids one of them forbids it.
     for (b, o), choice, p in zip(plan.ready, plan.choices, plan.policies, strict=True):
         if reason := _impasse(recovery, b, o, choice, p, turn.now):
-            return _escalate(turn, plan, reason)
+            by_outage = asked(recovery) is None and blamed(turn, recovery, reason)
+            return close(turn, reason) if by_outage else _escalate(turn, plan, reason)
     if _unsafe(turn, recovery):
         return _escalate(turn, plan, ResultReason.NEEDS_HUMAN)
     if plan.checkpoint is None:
@@ -91,7 +93,9 @@ def _decide(turn: Turn, plan: _Plan) -> None:
         return _wait(turn, recovery.checkpoint_until_ms)
     if any(c.option and p.wants_approval(c.option) for c, p in zip(plan.choices, plan.policies, strict=True)):
         return _escalate(turn, plan, ResultReason.NEEDS_HUMAN)
-    return _command(turn, plan, plan.checkpoint)
+    if choices := may_pass(turn, recovery, plan.ready, plan.choices, plan.policies):
+        _command(turn, dataclasses.replace(plan, choices=choices), plan.checkpoint)
+    return None
 
 
 def _unsafe(turn: Turn, recovery: Recovery) -> bool:
@@ -179,7 +183,8 @@ def _command(turn: Turn, plan: _Plan, checkpoint: Checkpoint, answer: OperatorAc
     option = choices[0].option
     assert option
     changed, tried = changes(ready, choices)
-    merged = merge(changed)
+    waited_s = (turn.now - branch.at_ms) / 1000 if recovery.hold else 0.0
+    merged = after_waiting(merge(changed), waited_s)
     attempt = recovery.attempt + 1
     command_id = ids.command_id(recovery.recovery_id, attempt)
     call_s = policy.call_s if branch.call_timeout_s is None else branch.call_timeout_s
@@ -208,6 +213,7 @@ def _command(turn: Turn, plan: _Plan, checkpoint: Checkpoint, answer: OperatorAc
         decision=_decision(turn, options, choices, policy, answer),
     )
     turn.emit(command, branch.trace, branch.wire_format, max(b.at_ms for b in recovery.branches))
+    leaning = leans(turn, ready, choices)
     in_flight = InFlight(
         attempt=attempt,
         strategy=option.strategy,
@@ -218,14 +224,21 @@ def _command(turn: Turn, plan: _Plan, checkpoint: Checkpoint, answer: OperatorAc
         issued_ms=turn.now,
         not_before_ms=turn.now,
         outcome_deadline_ms=deadline_ms,
+        leans=leaning,
+        permitted=report_command(turn, recovery, leaning),
     )
+    _issued(turn, recovery, in_flight, tried)
+
+
+def _issued(turn: Turn, recovery: Recovery, command: InFlight, tried: list[str]) -> None:
     recovery = replace(
         recovery,
-        attempt=attempt,
-        command=in_flight,
+        attempt=command.attempt,
+        command=command,
         hold=None,
+        permits=(),
         tried=tuple(dict.fromkeys((*recovery.tried, *tried))),
-        strategies=(*recovery.strategies, option.strategy),
+        strategies=(*recovery.strategies, command.strategy),
     )
     turn.state = replace(turn.state, recovery=recovery)
     for answered in recovery.branches:

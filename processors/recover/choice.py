@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -61,10 +62,20 @@ def _decidable(candidate: Candidate) -> bool:
     return candidate.strategy is not Strategy.ASK_HUMAN and not refused_for_good
 
 
-def choose(recovery: Recovery, branch: Branch, options: RecoveryOptions, policy: Policy, now: int) -> Choice:
-    """Gate and choose. ask_human is taken where it is ranked first, or where nothing else may be done."""
+def choose(
+    recovery: Recovery,
+    branch: Branch,
+    options: RecoveryOptions,
+    policy: Policy,
+    now: int,
+    barred: Callable[[Option], str | None] = lambda _: None,
+) -> Choice:
+    """Gate and choose. ask_human is taken where it is ranked first, or where nothing else may be done.
+
+    `barred`: why an option that may be done must not be done now.
+    """
     listed = options.options[:MAX_CANDIDATES]
-    refusals = [_refusal(option, recovery, branch, options, policy, now) for option in listed]
+    refusals = [_refusal(option, recovery, branch, options, policy, now) or barred(option) for option in listed]
     candidates = tuple(_candidate(option, refusal) for option, refusal in zip(listed, refusals, strict=True))
     doable = [n for n, c in enumerate(candidates) if c.eligible and c.strategy is not Strategy.ASK_HUMAN]
     human = next((n for n, c in enumerate(candidates) if c.strategy is Strategy.ASK_HUMAN), None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from processors.recover import ids
+from processors.recover.gate import give_back, report_end, report_settled
 from processors.recover.persons import Question
 from processors.recover.state import MAX_CLOSED, Branch, Closed, Hold, Recovery, replace
 from processors.recover.turn import Turn
@@ -23,8 +24,11 @@ from schemas.records import (
 _NO_PERSON: Final = frozenset({ResultReason.RECOVERED, ResultReason.NOT_A_FAILURE, ResultReason.ABANDONED})
 
 
-def settle(turn: Turn, status: SettledStatus, outcome: ResumeOutcome | None = None) -> None:
-    """End the attempt whose command is out; the recovery stays, with the next attempt pending."""
+def settle(turn: Turn, status: SettledStatus, outcome: ResumeOutcome | None = None, by: Branch | None = None) -> None:
+    """End the attempt whose command is out; the recovery stays, with the next attempt pending.
+
+    `by`: the failure of the resumed run.
+    """
     recovery = turn.state.recovery
     assert recovery
     assert recovery.command
@@ -53,6 +57,7 @@ def settle(turn: Turn, status: SettledStatus, outcome: ResumeOutcome | None = No
         ),
         recovery.branches[0].trace,
     )
+    report_settled(turn, recovery, command, status, by)
     total = min(recovery.cost_microusd + cost, 2**53)
     turn.state = replace(turn.state, recovery=replace(recovery, command=None, cost_microusd=total))
 
@@ -66,9 +71,16 @@ def close(turn: Turn, reason: ResultReason, *, final_output: str | None = None, 
     if reason is ResultReason.RECOVERED:
         status = ResultStatus.SUCCESS
     trace = recovery.branches[0].trace if recovery.branches else ()
-    turn.emit(_result(turn, recovery, status, reason, final_output, error), trace)
-    if reason not in _NO_PERSON and asked(recovery) is None:
+    needed = reason not in _NO_PERSON and asked(recovery) is None
+    incident_id = report_end(turn, recovery, reason) if needed else None
+    result = _result(turn, recovery, status, reason, final_output, error)
+    turn.emit(result.model_copy(update={"incident_id": incident_id}) if incident_id else result, trace)
+    if incident_id:
+        for branch in recovery.branches:
+            turn.dispose_branch(branch, DispositionKind.ESCALATED, f"{reason}: incident {incident_id}")
+    elif needed:
         _escalate(turn, recovery, reason)
+    give_back(turn, recovery)
     ended = Closed(recovery_id=recovery.recovery_id, attempts=recovery.attempt, status=status, ended_ms=turn.now)
     turn.state = replace(turn.state, recovery=None, closed=(*turn.state.closed, ended)[-MAX_CLOSED:])
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from schemas.records import CheckpointSaved, Event, FailureEvent, OperatorAction, RecoveryOptions, ResumeOutcome
+from schemas.records import CheckpointSaved, Event, FailureEvent, OperatorAction, Permit, RecoveryOptions, ResumeOutcome
 
 Trace = tuple[tuple[str, bytes], ...]
 Wire = Literal["avro", "json"]
@@ -58,6 +58,12 @@ class OperatorRead:
 
 
 @dataclass(frozen=True, slots=True)
+class PermitRead:
+    record: Permit
+    place: Place
+
+
+@dataclass(frozen=True, slots=True)
 class Due:
     """The time at which the state said it changes has passed, and all that was said before then is known."""
 
@@ -69,7 +75,7 @@ class Broken:
     error: str
 
 
-Input = FailureRead | OptionsRead | CheckpointRead | OutcomeRead | OperatorRead
+Input = FailureRead | OptionsRead | CheckpointRead | OutcomeRead | OperatorRead | PermitRead
 AnyEvent = Input | Due | Broken
 
 

@@ -17,8 +17,10 @@ from processors.recover.events import (
     OperatorRead,
     OptionsRead,
     OutcomeRead,
+    PermitRead,
     Wire,
 )
+from processors.recover.gate import on_permit, report_failure
 from processors.recover.policy import Policies, Policy
 from processors.recover.state import (
     MAX_BRANCHES,
@@ -39,6 +41,7 @@ from schemas.records import (
     CheckpointSaved,
     DispositionKind,
     FailureEvent,
+    FailureOrigin,
     OutcomeStatus,
     ResultReason,
     ResultStatus,
@@ -70,6 +73,9 @@ def step(
             _on_outcome(turn, event)
         case OperatorRead():
             _on_operator(turn, event)
+        case PermitRead():
+            if on_permit(turn, event):
+                advance(turn)
         case Due():
             _on_due(turn)
         case Broken():
@@ -127,10 +133,12 @@ def _on_failure(turn: Turn, event: FailureRead) -> None:
         _open(turn, branch, policy)
         assert turn.state.recovery
         said(DispositionKind.OPENED, recovery_id=turn.state.recovery.recovery_id)
+        report_failure(turn, branch)
         return advance(turn)
     if claimed and claimed.recovery_id == recovery.recovery_id and claimed.attempt < recovery.attempt:
         return said(DispositionKind.STALE, "of an older attempt", recovery.recovery_id, claimed.attempt)
     said(DispositionKind.JOINED, "", recovery.recovery_id, recovery.attempt)
+    report_failure(turn, branch)
     _join(turn, recovery, branch, policy, claims=claimed is not None)
     return advance(turn)
 
@@ -153,6 +161,7 @@ def _branch(turn: Turn, event: FailureRead, failure_id: str) -> tuple[Branch, Po
         checkpoint=bounded_checkpoint(record.checkpoint),
         agent_id=record.agent.id,
         tool=tool.tool[:256] if tool and tool.tool else None,
+        model=_failed_model(record),
         call_fingerprint=tool.call_fingerprint[:256] if tool and tool.call_fingerprint else None,
         idempotency_key=_idempotency_key(record),
         trace=tuple((name, value[:1024]) for name, value in event.trace),
@@ -166,6 +175,11 @@ def _branch(turn: Turn, event: FailureRead, failure_id: str) -> tuple[Branch, Po
         options=early.options if early else None,
     )
     return branch, turn.policies.of(record.tenant_id, branch.agent_id, branch.tool)
+
+
+def _failed_model(record: FailureEvent) -> str | None:
+    model = record.agent.model or (record.execution.model if record.execution else None)
+    return model[:256] if model and record.origin is FailureOrigin.MODEL else None
 
 
 def _wire(record: FailureEvent) -> Wire:
@@ -221,7 +235,7 @@ def _join(turn: Turn, recovery: Recovery, branch: Branch, policy: Policy, *, cla
         if not claims and branch.at_ms < command.not_before_ms + grace_ms:
             # A parallel branch of the run that failed, not the resumed run: the command answers it too.
             return
-        settle(turn, SettledStatus.FAILED)
+        settle(turn, SettledStatus.FAILED, by=branch)
         assert turn.state.recovery
         turn.state = replace(turn.state, recovery=_await_options(turn, turn.state.recovery, (branch,), policy))
         return
@@ -259,6 +273,7 @@ def _on_options(turn: Turn, event: OptionsRead) -> None:
         turn.dispose("options", record.failure_id, DispositionKind.STALE, event.place, "no failure waits for them")
         return
     branch = replace(waiting[place], options=record)
+    report_failure(turn, branch)
     policy = turn.policies.of(record.tenant_id, branch.agent_id, branch.tool)
     turn.state = replace(
         turn.state,

@@ -76,6 +76,16 @@ def merge(changes: list[tuple[Parameters, ...]]) -> tuple[Parameters, ...]:
     return tuple(merged)
 
 
+def after_waiting(changes: tuple[Parameters, ...], waited_s: float) -> tuple[Parameters, ...]:
+    """The changes for a run that was held so long: what it was to wait before its first call has mostly passed."""
+    return tuple(
+        change.model_copy(update={"initial_delay_s": max(0.0, change.initial_delay_s - waited_s)})
+        if isinstance(change, SetRetry) and waited_s > 0
+        else change
+        for change in changes
+    )
+
+
 def modifications(changes: tuple[Parameters, ...]) -> tuple[Modification, ...]:
     """As a command carries them."""
     return tuple(change.modification() for change in changes)

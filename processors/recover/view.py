@@ -20,11 +20,25 @@ class Standing:
     """Broker's time of it."""
 
 
+@dataclass(frozen=True, slots=True)
+class Allowance:
+    """How much of one partition's own allowance on a dependency is used: a token bucket, as times in epoch ms."""
+
+    sent_ms: float = 0.0
+    """When the bucket will be full again."""
+    queued_ms: float = 0.0
+    """When the turn of the next that is held comes, were there no governor."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class View:
     """Empty: nothing is known to stand in anybody's way."""
 
     dependencies: Mapping[str, Standing] = field(default_factory=dict)
+    allowances: Mapping[str, Allowance] = field(default_factory=dict)
+    """Of this partition."""
+    held: int = 0
+    """Recoveries of this partition that are held."""
 
 
 NOTHING: Final = View()
