@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from cli.context import EXIT_CODES, Bootstrap, ClickHouse, Json, reported, settings
+from cli.operate.commands import add_to
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -178,6 +179,8 @@ def up(
 
     raise typer.Exit(run(data))
 
+
+add_to(app)
 
 if __name__ == "__main__":
     app()

@@ -1,0 +1,1 @@
+"""What people do: answer escalations, pause and resume."""
