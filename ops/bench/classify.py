@@ -1,17 +1,18 @@
 """Scores the classifier on real errors, and measures what it costs.
 
 `python -m ops.bench.classify FILE`: FILE holds JSON lines with source_system, exception_class, http_status, code,
-message, expected_category and expected_subtype. Nothing of the expected columns reaches the classifier. A row becomes a
-FailureEvent
-as a runtime would report it: the exception with its class, status, code and message; origin and protocol only from
-what a runtime knows, which library raised.
+message, expected_category and expected_subtype, where needed also event (the rest of the FailureEvent, as JSON) and
+expected_transient. Nothing of the expected columns reaches the classifier. A row becomes a FailureEvent as a runtime
+would report it: the exception with its class, status, code and message; origin and protocol, where event does not say
+them, only from what a runtime knows, which library raised.
 
 - answered: share of verdicts that are no abstention (`tool_failure/unknown`, unclassified); an expected `unknown`
 that is met
   is an answer, and right.
 - transient_called_permanent, permanent_called_transient: harm. Transient is what waiting or repeating may cure:
 rate_limit,
-  timeout (of a tool or a run), service_unavailable, network_error. An abstention harms nobody.
+  timeout (of a tool or a run), service_unavailable, network_error; a row's expected_transient decides for its own call.
+  An abstention harms nobody.
 - The last line is JSON.
 
 `--half train|held-out` takes the rows whose SHA-256 starts with an even or an odd byte: rules were written looking at
@@ -33,7 +34,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from ops.bench.classify_cost import print_costs
-from schemas.records import Category, Classification, ErrorInfo, FailureEvent, FailureOrigin, Protocol
+from schemas.records import NATURAL, Category, Classification, FailureEvent, FailureOrigin, Protocol, parse_json_text
 from streams.decide.classify import Rules, classify, load_rules
 
 TRANSIENT: Final = frozenset({"rate_limit", "timeout", "service_unavailable", "network_error"})
@@ -116,6 +117,8 @@ class Row:
     given: Mapping[str, Any]
     category: str
     subtype: str
+    transient: bool | None = None
+    """Whether the same call may succeed after a wait; None: as its subtype says."""
 
     @property
     def expected(self) -> str:
@@ -130,8 +133,9 @@ def read(path: Path, half: str | None = None) -> list[Row]:
             continue
         given = json.loads(line)
         category, subtype = given.pop("expected_category"), given.pop("expected_subtype")
+        transient = given.pop("expected_transient", None)
         given.pop("source", None)
-        rows.append(Row(given, category, subtype))
+        rows.append(Row(given, category, subtype, transient))
     return rows
 
 
@@ -142,19 +146,17 @@ def _half(line: str) -> str:
 def event_of(given: Mapping[str, Any]) -> FailureEvent:
     """The event that a runtime would send for this error."""
     system, class_name = str(given.get("source_system") or "").lower(), given.get("exception_class")
-    code = given.get("code")
-    return FailureEvent(
-        tenant_id="bench",
-        execution_id="bench",
-        origin=origin_of(system, str(class_name or "")),
-        protocol=protocol_of(system, str(class_name or "")),
-        error=ErrorInfo(
-            class_name=class_name,
-            message=given.get("message"),
-            code=None if code is None else str(code),
-            http_status=given.get("http_status"),
-        ),
-    )
+    more = dict(given.get("event") or {})
+    error = {"class": class_name, **{name: given.get(name) for name in ("message", "code", "http_status")}}
+    document = {
+        "tenant_id": "bench",
+        "execution_id": "bench",
+        "origin": origin_of(system, str(class_name or "")),
+        "protocol": protocol_of(system, str(class_name or "")),
+        "error": error | more.pop("error", {}),
+        **more,
+    }
+    return FailureEvent.model_validate(document, context=NATURAL)
 
 
 def origin_of(system: str, class_name: str) -> FailureOrigin:
@@ -230,6 +232,8 @@ class Score:
             print(f"{category:<42} {counts['right']:>5} {counts['of']:>4}  abstained {counts['abstained']}")
         for confidence, marks in sorted(self.by_confidence.items(), reverse=True):
             print(f"said with confidence {confidence:.2f}: right {sum(marks)} of {len(marks)}")
+        sure = [right for confidence, marks in self.by_confidence.items() if confidence >= 0.9 for right in marks]
+        print(f"said with at least 0.90: right {sum(sure)} of {len(sure)}")
         for row, verdict in self.wrong if list_wrong else []:
             said = f"{verdict.category}/{verdict.subtype} by {verdict.rule or '-'}"
             print(f"WRONG {row.expected} <- {said}: {_short(row.given)}")
@@ -239,6 +243,8 @@ def _harm(row: Row, verdict: Classification) -> str | None:
     if not answered(verdict) or row.subtype == "unknown":
         return None
     was, said = row.subtype in TRANSIENT, verdict.subtype in TRANSIENT
+    if row.transient is not None:
+        was, said = row.transient, said and parse_json_text(verdict.details).get("lasting") is not True
     if was == said:
         return None
     return "transient_called_permanent" if was else "permanent_called_transient"
@@ -253,8 +259,8 @@ def score(rows: Iterable[Row], rules: Rules) -> Score:
 
 
 def _short(given: Mapping[str, Any]) -> str:
-    parts = (given.get(name) for name in ("exception_class", "http_status", "code", "message"))
-    return " | ".join(" ".join(str(part).split())[:220] for part in parts)
+    parts = [given.get(name) for name in ("exception_class", "http_status", "code", "message", "event")]
+    return " | ".join(" ".join(str(part).split())[:220] for part in parts if part is not None)
 
 
 def main() -> int:

@@ -43,14 +43,15 @@ def findings(event: FailureEvent, rules: Rules) -> list[Finding]:
     if not found:
         return found
     found = _holding(found, event, shown)
+    found.sort(key=_precedence)
     interrupts = [finding for finding in found if finding.rule.category is Category.NONE]
     if interrupts:
-        # Only of the run itself: asyncio raises a timeout from the cancellation of what took too long.
+        # Only of the run itself: asyncio raises a timeout from the cancellation of what took too long. What is only
+        # said in words must also be the strongest: a handoff that failed is a failure.
         own = [finding for finding in interrupts if finding.level == 0 and finding.path.startswith("error.")]
-        if own:
+        if own and (own[0].source is not EvidenceSource.MESSAGE or own[0] is found[0]):
             return own
         found = [finding for finding in found if finding.rule.category is not Category.NONE]
-    found.sort(key=_precedence)
     return found
 
 

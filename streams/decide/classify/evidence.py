@@ -111,7 +111,7 @@ def bounded(text: str) -> str:
 
 def _cause_level(cause: Cause, depth: int, path: str) -> Level:
     codes = (cause.code,) if cause.code else ()
-    if isinstance(cause, ErrorInfo) and cause.exit_code:
+    if isinstance(cause, ErrorInfo) and cause.exit_code is not None:
         codes = (*codes, f"exit:{cause.exit_code}")
     return Level(
         depth=depth,

@@ -1,4 +1,4 @@
-"""Whether the failed call may have had its effect: decides whether it may simply be made again."""
+"""Whether the failed call may have had its effect, whether the fault lasts, and whether a person stopped the run."""
 
 from __future__ import annotations
 
@@ -23,6 +23,26 @@ def may_have_executed(event: FailureEvent, subtype: str) -> bool:
     if subtype in ("timeout", "network_error"):
         return not any(_NEVER_CONNECTED.search(_of(level)) for level in levels(event))
     return subtype in _MAY_HAVE
+
+
+_LASTING: Final = re2.compile(
+    r"(?i)certificate|\bcert_|_cert\b|err_cert|self.signed|\bx509|pkix path|wrong.version.number|unknown protocol|"
+    r"unsupported protocol|hostname.{0,20}(mismatch|doesn.t match)|err_ssl_(version|protocol)|"
+    r"http response to https|unknown ca\b"
+)
+_PERSON: Final = re2.compile(
+    r"(?i)\b(user|person|human|operator|admin|client|caller|approv\w*|confirm\w*|feedback|review\w*)\b"
+)
+
+
+def lasting(event: FailureEvent, subtype: str) -> bool:
+    """True where a connection fails for a reason that no wait removes: what is wrong with a certificate stays wrong."""
+    return subtype == "network_error" and any(_LASTING.search(_of(level)) for level in levels(event))
+
+
+def by_a_person(text: str) -> bool:
+    """Whether words about the end of a run speak of a person."""
+    return _PERSON.search(text[:2_048]) is not None
 
 
 def _of(level: Any) -> str:

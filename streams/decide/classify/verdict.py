@@ -1,8 +1,9 @@
 """From everything that the event shows to one verdict, and the words that explain it.
 
-Order: control flow before all; then constraints that the output breaks; then the error, where its evidence is specific
-enough; then flaws of the reasoning; then limits exceeded; then what little a weak error says. Else nothing is said:
-`unknown` where a tool failed, unclassified where not even that is known.
+Order: control flow before all (unless the run was over a limit and no person is spoken of: then a watchdog ended it);
+then constraints that the output breaks; then the error, where its evidence is specific enough; then flaws of the
+reasoning; then limits exceeded; then what little a weak error says. Else nothing is said: `unknown` where a tool
+failed, unclassified where not even that is known.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from schemas.records import Category, Classification, Evidence, EvidenceSource, 
 from streams.decide.classify.constraints import Checked, check
 from streams.decide.classify.errors import Finding, findings
 from streams.decide.classify.evidence import origin_of
-from streams.decide.classify.execution import may_have_executed
+from streams.decide.classify.execution import by_a_person, lasting, may_have_executed
 from streams.decide.classify.logic import Flaw, Judgement, flaws
 from streams.decide.classify.masking import mask, mask_value
 from streams.decide.classify.performance import Overrun, overruns
@@ -44,7 +45,8 @@ def classify(event: FailureEvent, rules: Rules | None = None, judgements: Sequen
     """
     said = findings(event, rules or built_in())
     if said and said[0].rule.category is Category.NONE:
-        return _of_error(event, said)
+        exceeded = [] if by_a_person(said[0].text) else overruns(event)
+        return _of_overruns(exceeded) if exceeded else _of_error(event, said)
     strong = bool(said) and said[0].weight >= SPECIFIC
     checked = _checked(event)
     if violations := checked.violations:
@@ -192,6 +194,8 @@ def _error_details(event: FailureEvent, subtype: str, category: Category) -> dic
     }
     if category is Category.TOOL_FAILURE:
         details["call_may_have_executed"] = may_have_executed(event, subtype)
+        if lasting(event, subtype):
+            details["lasting"] = True
     elif category in (Category.PERFORMANCE, Category.HALLUCINATION) and error and error.message:
         details |= _said(mask(error.message[:_READ_CHARS]), subtype)
     return details

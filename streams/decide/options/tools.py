@@ -27,7 +27,9 @@ _REGISTERED: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._:@+-]{0,127}", re.ASCI
 
 
 def exponential_backoff(context: Context) -> Remedy | None:
-    """Repeat the call, first after the time that the service asked for; not where that is too long to sit out."""
+    """Repeat the call, first after the time that the service asked for; not where that is long, or no wait helps."""
+    if context.details.get("lasting") is True:
+        return None
     wait_s = _wait_s(context)
     if wait_s is None:
         return None

@@ -12,7 +12,14 @@ from streams.decide.classify import load_rules
 from streams.decide.classify.rules import RuleError
 
 DATA = Path(__file__).parents[3] / "data"
-SAMPLES = ("error_shapes", "errors_executed", "errors_reported", "errors_collected")
+SAMPLES = (
+    "error_shapes",
+    "errors_executed",
+    "errors_reported",
+    "errors_collected",
+    "errors_blind",
+    "errors_vocabulary",
+)
 MIN_ANSWERED = 0.98
 MIN_RIGHT_OF_ANSWERED = 0.98
 
