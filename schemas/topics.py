@@ -243,14 +243,14 @@ INCIDENTS: Final = Topic(
 TICKS: Final = Topic(
     name=topic("recovery.ticks.v1"),
     record=None,
-    key="none: one empty record a second and partition, whose append time is the broker's clock",
+    key="none: an empty record a second in each of the first partitions, whose append times are the brokers' clocks",
     retention_ms=3600 * 1000,
     max_message_bytes=_KIB,
     audited=False,
 )
 
 OPTION_TOPICS: Final = tuple(dict.fromkeys(OPTIONS.values()))
-RECOVER_INPUTS: Final = (FAILURES, CHECKPOINTS, OUTCOMES, *OPTION_TOPICS, OPERATOR_ACTIONS)
+RECOVER_INPUTS: Final = (FAILURES, CHECKPOINTS, OUTCOMES, *OPTION_TOPICS, OPERATOR_ACTIONS, PERMITS)
 """What recover reads: one partition number of all of them has one writer, so their counts must be equal."""
 TOPICS: Final = (
     FAILURES,

@@ -36,6 +36,10 @@ VERIFICATIONS = Counter(
     "Failures about which a verifier was asked, by what came of it: judged, timeout or error.",
     ["result"],
 )
+BROKER_CLOCK_OFF = Gauge(
+    "omium_broker_clock_off_seconds",
+    "How far the brokers' time is ahead of the time that recover goes by, which makes up a jump slowly.",
+)
 DEAD_LETTERS = Counter("omium_dead_letters_total", "Records nobody could act on.", ["worker", "reason"])
 CONSUMER_LAG_RECORDS = Gauge(
     "omium_consumer_lag_records", "Records behind the end of the partition.", ["group", "topic", "partition"]

@@ -74,6 +74,8 @@ class Worker:
                     # Little is fetched ahead: behind a flood of one topic wait the records of all.
                     "queued.min.messages": 1000,
                     "queued.max.messages.kbytes": 4096,
+                    # And what was taken is fetched again at once: by default after 1 s.
+                    "fetch.queue.backoff.ms": 10,
                 }
             )
         )

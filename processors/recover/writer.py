@@ -186,6 +186,8 @@ class Writer:
                     "fetch.message.max.bytes": 8_000_000,
                     # The commit marker at the end is passed only by a fetch that finds nothing.
                     "fetch.wait.max.ms": 10,
+                    # A full queue is looked at again only after so long: by default 1 s, with 0.1 s of work in it.
+                    "fetch.queue.backoff.ms": 5,
                 }
             )
         )
