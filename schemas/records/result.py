@@ -196,7 +196,7 @@ class DispositionKind(WireEnum):
 
     UNKNOWN = "unknown"
     OPENED = "opened"
-    """The failure opened a recovery."""
+    """The failure opened a recovery; left out where the same transaction says what became of it."""
     JOINED = "joined"
     """The failure belongs to a recovery that is open."""
     COMMANDED = "commanded"

@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 from recover_world import POLICIES, START_MS, option
 
 from processors.recover import ids
-from processors.recover.ledger import APPLIED_KEY, Ledger, Raw, Staged, turns
+from processors.recover.events import Emit
+from processors.recover.ledger import APPLIED_KEY, Ledger, Message, Raw, Staged, turns
 from processors.recover.partitioner import partition_of
+from processors.recover.staging import OversizedError
 from processors.recover.state import decode
 from schemas import codec
 from schemas.records import (
@@ -116,8 +118,9 @@ def restored(staged: list[Staged]) -> Ledger:
 
 
 def by_execution(staged: list[Staged]) -> dict[str, list[bytes]]:
+    """What was said, but `opened`: left out where the same transaction says what became of the failure."""
     said: dict[str, list[bytes]] = defaultdict(list)
-    for record in (r for s in staged for r in s.emitted):
+    for record in (r for s in staged for r in s.emitted if getattr(r, "kind", "") != "opened"):
         said[f"{getattr(record, 'tenant_id', '')}/{getattr(record, 'execution_id', '')}"].append(codec.to_json(record))
     return said
 
@@ -237,8 +240,43 @@ def test_branches_with_huge_options_still_make_a_command_that_fits() -> None:
     assert max(len(state) for state in taken.states.values()) > 200_000
 
 
+def test_a_failure_that_is_commanded_at_once_is_not_said_to_be_opened() -> None:
+    """The command says it: a record less to write, to audit and to read for nearly every failure."""
+    log, run = Log(), EXECUTIONS[0]
+    failed = log.fail(run)
+    log.offer(run, failed, Strategy.RETRY_ONCE, parameters='{"max_attempts":1}')
+    waits = log.fail(EXECUTIONS[1])
+    staged = ledger().stage(log.records, NOW)
+    kinds = {(r.origin_offset, str(r.kind)) for r in staged.emitted if isinstance(r, Disposition)}
+    assert kinds == {(failed.offset, "commanded"), (waits.offset, "opened")}
+
+
+def test_one_output_that_cannot_be_written_costs_its_own_record_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Outputs are encoded when the whole batch is decided; what fails then must still be found."""
+    from processors.recover import staging as module
+
+    log = Log()
+    failed = [log.fail(run) for run in EXECUTIONS[:3]]
+    for run, raw in zip(EXECUTIONS[:3], failed, strict=True):
+        log.offer(run, raw, Strategy.RETRY_ONCE, parameters='{"max_attempts":1}')
+    real = module._encoded
+
+    def bad(effect: Emit) -> Message:
+        if isinstance(effect.record, ResumeCommand) and effect.record.execution_id == EXECUTIONS[1][1]:
+            raise OversizedError("too large")
+        return real(effect)
+
+    monkeypatch.setattr(module, "_encoded", bad)
+    staged = ledger().stage(log.records, NOW)
+    commanded = [r.execution_id for r in staged.emitted if isinstance(r, ResumeCommand)]
+    (letter,) = [r for r in staged.emitted if isinstance(r, DeadLetter)]
+    assert sorted(commanded) == sorted([EXECUTIONS[0][1], EXECUTIONS[2][1]])
+    assert (letter.reason, letter.origin_topic.startswith("recovery.options")) == ("output_oversized", True)
+    assert len(staged.changes) == 3
+
+
 def test_a_handler_that_raises_costs_one_dead_letter(monkeypatch: pytest.MonkeyPatch) -> None:
-    from processors.recover import ledger as module
+    from processors.recover import staging as module
 
     real = module.step
 
