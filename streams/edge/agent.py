@@ -190,6 +190,7 @@ class Mapper(Guard):
         failpoints.hit("streams.before-send")
         for record, output in made:
             self._send(record, output, progress)
+        failpoints.hit("streams.sent")
         made.clear()
 
     def _send(self, record: Record, output: Encoded, progress: Progress) -> None:

@@ -13,6 +13,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 
 import streams_checker as checker
 from confluent_kafka import Consumer, TopicPartition
@@ -43,7 +44,9 @@ class Worker:
             "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]),
             **more,
         }
-        self.process = subprocess.Popen([sys.executable, "-c", START], env=environment)
+        with NamedTemporaryFile(prefix="streams-", suffix=".log", delete=False) as log:
+            self._log = Path(log.name)
+            self.process = subprocess.Popen([sys.executable, "-c", START], env=environment, stderr=log)
 
     def ready(self) -> bool:
         try:
@@ -51,6 +54,18 @@ class Worker:
                 return bool(answer.status == 200)
         except (urllib.error.URLError, OSError):
             return False
+
+    def said(self, text: str) -> bool:
+        """Whether it is in the log."""
+        return text in self._log.read_text()
+
+    def close(self) -> str:
+        """Kill it if it still runs; returns its log, which is removed."""
+        self.process.kill()
+        self.process.wait()
+        text = self._log.read_text()
+        self._log.unlink()
+        return text
 
     def metrics(self) -> str:
         with urllib.request.urlopen(f"{self.url}/metrics", timeout=5) as answer:
@@ -64,14 +79,13 @@ class Worker:
 
 @contextmanager
 def workers() -> Iterator[list[Worker]]:
-    """A list whose processes are gone at the end."""
+    """A list whose processes are gone at the end; pytest shows their logs where the test failed."""
     started: list[Worker] = []
     try:
         yield started
     finally:
-        for worker in started:
-            worker.process.kill()
-            worker.process.wait()
+        for number, worker in enumerate(started):
+            print(f"--- worker {number}, exit code {worker.process.poll()}", worker.close(), sep="\n")
 
 
 def until(what: Callable[[], bool], why: str) -> None:
