@@ -29,6 +29,9 @@ COMMAND_LATENCY = Histogram(
     buckets=_SECONDS,
 )
 PENDING_FAILURES = Gauge("omium_pending_failures", "Failures that wait for options or a checkpoint.", ["partition"])
+HELD_RECOVERIES = Gauge(
+    "omium_held_recoveries", "Recoveries whose next command waits for a permit, a pause or a person.", ["partition"]
+)
 OPEN_RECOVERIES = Gauge("omium_open_recoveries", "Recoveries that have not ended.", ["partition"])
 DISPOSITIONS = Counter("omium_dispositions_total", "Inputs of recover, by what became of them.", ["subject", "kind"])
 VERIFICATIONS = Counter(

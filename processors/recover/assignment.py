@@ -16,10 +16,9 @@ from confluent_kafka.admin import AdminClient
 
 from ops.runtime import metrics
 from processors.recover.lane import Lane
-from processors.recover.observe import forget
 from processors.recover.policy import Policies
+from processors.recover.role import RECOVER, Role
 from processors.recover.writer import DoubtError, Writer
-from schemas.topics import RECOVER_INPUTS
 
 log = logging.getLogger("omium.recover")
 
@@ -57,7 +56,9 @@ class Assignment:
         writer: Callable[[int], Writer],
         policies: Callable[[], Policies],
         stop: threading.Event,
+        role: Role = RECOVER,
     ) -> None:
+        self._role = role
         self.lanes: dict[int, Lane] = {}
         """All that are assigned."""
         self.live: dict[int, Lane] = {}
@@ -75,7 +76,7 @@ class Assignment:
     def subscribe(self) -> None:
         """Become a member of the group. What it assigns is taken over, by and by."""
         self._consumer.subscribe(
-            [topic.name for topic in RECOVER_INPUTS],
+            [topic.name for topic in self._role.inputs],
             on_assign=self._on_assign,
             on_revoke=self._on_revoke,
             on_lost=self._on_lost,
@@ -136,7 +137,7 @@ class Assignment:
     def _on_revoke(self, _: Consumer, __: list[TopicPartition]) -> None:
         for lane in self.lanes.values():
             lane.forget_read()
-            forget(lane.writer)
+            self._role.forget(lane.writer)
         self._parked, self.lanes, self.live = self.lanes, {}, {}
 
     def _on_lost(self, consumer: Consumer, lost: list[TopicPartition]) -> None:
@@ -184,7 +185,7 @@ class Assignment:
 
     def _resume(self, number: int, takeover: _TakeOver) -> bool:
         """Read on from where the writer stands; False: not yet. Raises DoubtError."""
-        positions, inputs = takeover.lane.writer.positions, _inputs(number)
+        positions, inputs = takeover.lane.writer.positions, self._inputs(number)
         now_s = time.monotonic()
         takeover.sought_s = takeover.sought_s or now_s
         try:
@@ -203,11 +204,10 @@ class Assignment:
     def _pause(self, number: int) -> None:
         # Paused or not, nothing of it is kept; reading it would be in vain.
         with suppress(KafkaException):
-            self._consumer.pause(_inputs(number))
+            self._consumer.pause(self._inputs(number))
 
-
-def _inputs(number: int) -> list[TopicPartition]:
-    return [TopicPartition(topic.name, number) for topic in RECOVER_INPUTS]
+    def _inputs(self, number: int) -> list[TopicPartition]:
+        return [TopicPartition(topic.name, number) for topic in self._role.inputs]
 
 
 def _from(tp: TopicPartition, offset: int) -> TopicPartition:

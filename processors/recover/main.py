@@ -30,11 +30,9 @@ from processors.recover.broadcast import Broadcast
 from processors.recover.clock import BrokerClock
 from processors.recover.lane import Lane
 from processors.recover.ledger import RUNG_TOKENS, Raw, Staged
-from processors.recover.observe import observe
 from processors.recover.reload import PolicyFile
-from processors.recover.view import Standings, View
+from processors.recover.role import RECOVER, Role
 from processors.recover.writer import DoubtError, Writer, ends
-from schemas.topics import DEPENDENCIES, RECOVER_INPUTS, RECOVER_STATE
 
 log = logging.getLogger("omium.recover")
 
@@ -52,10 +50,13 @@ class StartError(Exception):
 class Worker:
     """Runs until `stop` is set. One thread polls; no transaction is open while it does."""
 
-    def __init__(self, settings: Settings, policy: PolicyFile, stop: threading.Event, *, transactional: bool) -> None:
+    def __init__(
+        self, settings: Settings, policy: PolicyFile, stop: threading.Event, role: Role, *, transactional: bool
+    ) -> None:
         self._stop = stop
+        self._role = role
         self._policy = policy
-        name = f"{settings.app}-recover"
+        name = f"{settings.app}-{role.name}"
         self._admin = AdminClient(settings.kafka(**{"client.id": f"{name}-admin"}))
         self._consumer = Consumer(
             settings.kafka(
@@ -80,20 +81,19 @@ class Worker:
             )
         )
         self._clock = BrokerClock(settings, f"{name}-clock")
-        partitions = _equal_partitions(self._consumer)
-        self._pool = ThreadPoolExecutor(partitions, thread_name_prefix="recover")
+        partitions = _equal_partitions(self._consumer, role)
+        self._pool = ThreadPoolExecutor(partitions, thread_name_prefix=role.name)
         self._assignment = Assignment(
             self._consumer,
             self._admin,
             partitions,
-            lambda n: Writer(settings, n, partitions, policy.policies, transactional=transactional),
+            lambda n: Writer(settings, n, partitions, policy.policies, transactional=transactional, role=role),
             lambda: policy.policies,
             stop,
+            role,
         )
-        standings = Standings()
-        self._broadcast = Broadcast(settings, f"{name}-broadcast", {DEPENDENCIES: standings.take})
-        # Its parts change while it is polled, and never during a transaction.
-        self._view = View(dependencies=standings.known)
+        takers, self._view = role.watch()
+        self._broadcast = Broadcast(settings, f"{name}-broadcast", takers)
         self._barrier_s = 0.0
 
     def readiness(self) -> str | None:
@@ -116,7 +116,7 @@ class Worker:
                 self._reload()
                 self._broadcast.poll()
                 self._gather()
-                failpoints.hit("recover.polled")
+                failpoints.hit(f"{self._role.name}.polled")
                 self._assignment.advance()
                 self._check_barriers()
                 while self._round() and not self._stop.is_set():
@@ -181,7 +181,7 @@ class Worker:
         if not due or time.monotonic() - self._barrier_s < _BARRIER_EVERY_S:
             return
         self._barrier_s = time.monotonic()
-        asked = [TopicPartition(t.name, lane.writer.partition) for lane in due for t in RECOVER_INPUTS]
+        asked = [TopicPartition(t.name, lane.writer.partition) for lane in due for t in self._role.inputs]
         try:
             answer = ends(self._admin, asked, IsolationLevel.READ_UNCOMMITTED)
         except (KafkaException, TimeoutError) as error:
@@ -222,7 +222,7 @@ class Worker:
             return
         lane.doubts = 0
         lane.spend(staged.tokens)
-        observe(lane.writer, staged, self._clock.now_ms())
+        self._role.observe(lane.writer, staged, self._clock.now_ms())
 
 
 def _raw(message: Message, topic: str, partition: int, offset: int) -> Raw:
@@ -238,10 +238,10 @@ def _raw(message: Message, topic: str, partition: int, offset: int) -> Raw:
     )
 
 
-def _equal_partitions(consumer: Consumer) -> int:
+def _equal_partitions(consumer: Consumer, role: Role) -> int:
     """The partition count that all inputs and the changelog share. Raises StartError."""
     known = consumer.list_topics(timeout=30).topics
-    counts = {t.name: len(known[t.name].partitions) if t.name in known else 0 for t in (*RECOVER_INPUTS, RECOVER_STATE)}
+    counts = {t.name: len(known[t.name].partitions) if t.name in known else 0 for t in (*role.inputs, role.state)}
     if 0 in counts.values():
         raise StartError(f"topics missing: {', '.join(name for name, count in counts.items() if not count)}")
     if len(set(counts.values())) > 1:
@@ -249,20 +249,22 @@ def _equal_partitions(consumer: Consumer) -> int:
     return next(iter(counts.values()))
 
 
-def run(settings: Settings, *, transactional: bool = True, stop: threading.Event | None = None) -> int:
+def run(
+    settings: Settings, *, transactional: bool = True, stop: threading.Event | None = None, role: Role = RECOVER
+) -> int:
     """Work until SIGTERM, SIGINT or `stop`; the exit code. `transactional=False`: for the in-process broker only."""
     stop = stop or threading.Event()
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: stop.set())
     try:
-        worker = Worker(settings, PolicyFile(settings.policy_file), stop, transactional=transactional)
+        worker = Worker(settings, PolicyFile(settings.policy_file), stop, role, transactional=transactional)
     except (StartError, ValueError, KafkaException) as error:
         log.error("%s", error)
         return 2
     health = HealthServer(settings.metrics_host, settings.metrics_port, worker.readiness)
-    lag = LagReporter(settings, f"{settings.app}-recover", [topic.name for topic in RECOVER_INPUTS])
-    log.info("recover serves metrics on port %d", health.port)
+    lag = LagReporter(settings, f"{settings.app}-{role.name}", [topic.name for topic in role.inputs])
+    log.info("%s serves metrics on port %d", role.name, health.port)
     try:
         worker.run()
     finally:

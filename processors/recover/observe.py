@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from ops.runtime import metrics
-from processors.recover.ledger import WORKER, Staged
-from processors.recover.writer import Writer
+from processors.recover.ledger import WORKER, Ledger, Staged
 from schemas.records import (
     DeadLetter,
     Disposition,
@@ -13,6 +14,9 @@ from schemas.records import (
     ResultStatus,
     ResumeCommand,
 )
+
+if TYPE_CHECKING:
+    from processors.recover.writer import Writer
 
 
 def observe(writer: Writer, staged: Staged, now_ms: int) -> None:
@@ -25,13 +29,16 @@ def observe(writer: Writer, staged: Staged, now_ms: int) -> None:
         metrics.DISPOSITIONS.labels("deadline", "unreadable").inc(staged.unreadable)
     if staged.replayed:
         metrics.DISPOSITIONS.labels("replay", "duplicate").inc(staged.replayed)
-    metrics.OPEN_RECOVERIES.labels(str(writer.partition)).set(writer.ledger.open)
-    metrics.PENDING_FAILURES.labels(str(writer.partition)).set(writer.ledger.pending)
+    ledger = writer.ledger
+    assert isinstance(ledger, Ledger)
+    metrics.OPEN_RECOVERIES.labels(str(writer.partition)).set(ledger.open)
+    metrics.PENDING_FAILURES.labels(str(writer.partition)).set(ledger.pending)
+    metrics.HELD_RECOVERIES.labels(str(writer.partition)).set(ledger.held)
 
 
 def forget(writer: Writer) -> None:
     """The partition is no longer ours: its new owner tells its state."""
-    for gauge in (metrics.OPEN_RECOVERIES, metrics.PENDING_FAILURES):
+    for gauge in (metrics.OPEN_RECOVERIES, metrics.PENDING_FAILURES, metrics.HELD_RECOVERIES):
         gauge.labels(str(writer.partition))  # remove() takes only what was there
         gauge.remove(str(writer.partition))
 

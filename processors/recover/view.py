@@ -35,8 +35,8 @@ class View:
     """Empty: nothing is known to stand in anybody's way."""
 
     dependencies: Mapping[str, Standing] = field(default_factory=dict)
-    allowances: Mapping[str, Allowance] = field(default_factory=dict)
-    """Of this partition."""
+    allowances: dict[str, Allowance] = field(default_factory=dict)
+    """Of this partition; between two steps it changes by what the first of them used."""
     held: int = 0
     """Recoveries of this partition that are held."""
 

@@ -15,6 +15,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from confluent_kafka import (
@@ -33,10 +34,11 @@ from confluent_kafka.admin import AdminClient, OffsetSpec
 from ops.runtime import failpoints
 from ops.runtime.delivery import delivery_error
 from ops.runtime.settings import Settings
-from processors.recover.ledger import RUNG_TOKENS, Ledger, Message, Raw, Staged
+from processors.recover.ledger import RUNG_TOKENS, Message, Raw, Staged
 from processors.recover.policy import Policies
-from processors.recover.view import View
-from schemas.topics import COMMANDS, RECOVER_INPUTS, RECOVER_STATE
+from processors.recover.role import RECOVER, Kept, Role
+from processors.recover.view import Allowance, View
+from schemas.topics import TICKS
 
 log = logging.getLogger("omium.recover")
 
@@ -70,14 +72,24 @@ class DoubtError(Exception):
 
 
 class Writer:
-    """One partition of recover. Used by one thread at a time."""
+    """One partition of a role. Used by one thread at a time."""
 
     def __init__(
-        self, settings: Settings, partition: int, partitions: int, policies: Policies, *, transactional: bool = True
+        self,
+        settings: Settings,
+        partition: int,
+        partitions: int,
+        policies: Policies,
+        *,
+        transactional: bool = True,
+        role: Role = RECOVER,
     ) -> None:
+        self.role = role
         self.partition = partition
         self.transactional = transactional
-        self.ledger = Ledger(partition, partitions, policies)
+        self.ledger: Kept = role.ledger(partition, partitions, policies)
+        self.allowances: dict[str, Allowance] = {}
+        """Outlive a doubt: what it may have sent it has sent."""
         self.positions: dict[str, int] = {}
         """Topic to the next offset to be consumed; the group's view, which the ledger's may be ahead of."""
         self.limit = MAX_BATCH
@@ -111,31 +123,31 @@ class Writer:
             if stopped():  # Too late, it would fence who came after us.
                 raise DoubtError("stopped")
             producer = self._new_producer()
-            failpoints.hit("recover.fenced")
+            failpoints.hit(f"{self.role.name}.fenced")
             positions = self._committed(admin, stopped)
-            ledger = Ledger(self.partition, self._partitions, self._policies)
+            ledger = self.role.ledger(self.partition, self._partitions, self._policies)
             restored = self._restore(ledger, admin, stopped)
             if renewed := ledger.forget_beyond(self._ends(admin)):
                 log.warning("partition %d: made anew, replays unknown: %s", self.partition, ", ".join(renewed))
         except (KafkaException, TimeoutError) as error:
             raise DoubtError(f"taking over: {error}") from error
-        failpoints.hit("recover.restored")
+        failpoints.hit(f"{self.role.name}.restored")
         self.ledger, self.positions, self._producer = ledger, positions, producer
         log.info(
             "partition %d: taken over, %d executions of %d records in %.2f s",
-            self.partition, len(ledger.states), restored, time.monotonic() - started_s,
+            self.partition, len(ledger), restored, time.monotonic() - started_s,
         )  # fmt: skip
 
     def discard(self) -> None:
         """Throw the producer and the state away."""
         producer, self._producer = self._producer, None
-        self.ledger = Ledger(self.partition, self._partitions, self._policies)
+        self.ledger = self.role.ledger(self.partition, self._partitions, self._policies)
         if producer is not None:
             with contextlib.suppress(KafkaException):
                 producer.purge()
 
     def _new_producer(self) -> Producer:
-        name = f"{self._settings.app}-recover-{self.partition}"
+        name = f"{self._settings.app}-{self.role.name}-{self.partition}"
         extra: dict[str, Any] = {
             "client.id": name,
             "message.timeout.ms": 10_000,
@@ -146,14 +158,14 @@ class Writer:
         producer = Producer(self._settings.producer(**extra))
         if self.transactional:
             # Asked for before it has a connection, the coordinator is looked for only every 500 ms.
-            producer.list_topics(COMMANDS.name, timeout=_RPC_S)
+            producer.list_topics(TICKS.name, timeout=_RPC_S)
             producer.init_transactions(_RPC_S)
         return producer
 
     def _committed(self, admin: AdminClient, stopped: Callable[[], bool]) -> dict[str, int]:
         """Asked of the broker directly: the consumer's own `committed()` waits for ever inside a rebalance."""
-        group = f"{self._settings.app}-recover"
-        asked = [TopicPartition(topic.name, self.partition) for topic in RECOVER_INPUTS]
+        group = f"{self._settings.app}-{self.role.name}"
+        asked = [TopicPartition(topic.name, self.partition) for topic in self.role.inputs]
         for _ in range(_COMMITTED_TRIES):
             if stopped():
                 break
@@ -171,14 +183,14 @@ class Writer:
             time.sleep(0.05)
         raise DoubtError("committed offsets are not known")
 
-    def _restore(self, ledger: Ledger, admin: AdminClient, stopped: Callable[[], bool]) -> int:
-        state = TopicPartition(RECOVER_STATE.name, self.partition)
+    def _restore(self, ledger: Kept, admin: AdminClient, stopped: Callable[[], bool]) -> int:
+        state = TopicPartition(self.role.state.name, self.partition)
         end = self._stable_end(admin, state, stopped)
         consumer = Consumer(
             self._settings.kafka(
                 **{
-                    "client.id": f"{self._settings.app}-recover-restore-{self.partition}",
-                    "group.id": f"{self._settings.app}-recover-restore",
+                    "client.id": f"{self._settings.app}-{self.role.name}-restore-{self.partition}",
+                    "group.id": f"{self._settings.app}-{self.role.name}-restore",
                     "enable.auto.commit": False,
                     "enable.partition.eof": True,
                     "isolation.level": "read_committed",
@@ -209,7 +221,7 @@ class Writer:
         raise DoubtError("a transaction stays open on the changelog")
 
     def _ends(self, admin: AdminClient) -> dict[str, int]:
-        asked = [TopicPartition(topic.name, self.partition) for topic in RECOVER_INPUTS]
+        asked = [TopicPartition(topic.name, self.partition) for topic in self.role.inputs]
         return {tp.topic: end for tp, end in ends(admin, asked, IsolationLevel.READ_UNCOMMITTED).items()}
 
     # --- 4
@@ -235,7 +247,7 @@ class Writer:
             suspects=self.suspects,
             # Refused among others, then alone: that one is the cause.
             breaks=self._deadlines_refused > 1,
-            view=view,
+            view=replace(view, allowances=self.allowances),
         )
         for raw in batch:
             self.positions[raw.topic] = max(raw.offset + 1, self.positions.get(raw.topic, 0))
@@ -253,7 +265,7 @@ class Writer:
                 consumer.commit(offsets=offsets, asynchronous=False)
         except (KafkaException, BufferError, SystemError) as error:
             raise self._doubt(producer, error) from error
-        failpoints.hit("recover.committed")
+        failpoints.hit(f"{self.role.name}.committed")
         self.ledger.commit(staged)
         self._hunted -= {(raw.topic, raw.offset) for raw in batch}
         self.limit = max(1, min(self.limit, len(self._hunted) // 2)) if self._hunted else MAX_BATCH
@@ -263,14 +275,14 @@ class Writer:
         return staged
 
     def _commit(self, producer: Producer, staged: Staged, offsets: list[TopicPartition], metadata: Any) -> None:
-        failpoints.hit("recover.staged")
+        failpoints.hit(f"{self.role.name}.staged")
         producer.begin_transaction()
         for message in staged.messages:
             self._produce(producer, message)
-        failpoints.hit("recover.produced")
+        failpoints.hit(f"{self.role.name}.produced")
         # Always sent, also where only deadlines fired: it is what refuses a member that was voted out.
         producer.send_offsets_to_transaction(offsets, metadata, _RPC_S)
-        failpoints.hit("recover.offsets_sent")
+        failpoints.hit(f"{self.role.name}.offsets_sent")
         self._deliver(producer)
         producer.commit_transaction(_RPC_S)
 
@@ -334,7 +346,7 @@ def ends(admin: AdminClient, asked: list[TopicPartition], isolation: IsolationLe
     return {tp: future.result(_RPC_S).offset for tp, future in futures.items()}
 
 
-def _read_to(consumer: Consumer, end: int, ledger: Ledger, stopped: Callable[[], bool]) -> int:
+def _read_to(consumer: Consumer, end: int, ledger: Kept, stopped: Callable[[], bool]) -> int:
     count = 0
     read_s = time.monotonic()
     while not stopped():

@@ -1,0 +1,72 @@
+"""What a worker with one transactional writer a partition is made for: recover, or another that works like it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from processors.recover.broadcast import Take
+from processors.recover.ledger import Ledger, Raw, Staged
+from processors.recover.observe import forget, observe
+from processors.recover.policy import Policies
+from processors.recover.view import Standings, View
+from schemas.topics import DEPENDENCIES, RECOVER_INPUTS, RECOVER_STATE, Topic
+
+if TYPE_CHECKING:
+    from processors.recover.writer import Writer
+
+
+class Kept(Protocol):
+    """The state of one partition, and what batches make of it. Pure; see `Ledger` for what each does."""
+
+    policies: Policies
+
+    def __len__(self) -> int: ...
+    def restore(self, key: bytes, value: bytes | None) -> None: ...
+    def forget_beyond(self, ends: dict[str, int]) -> list[str]: ...
+    @property
+    def next_due_ms(self) -> int | None: ...
+    def stage(
+        self,
+        batch: Sequence[Raw],
+        now: int,
+        *,
+        fire_until: int = ...,
+        tokens: int = ...,
+        suspects: frozenset[tuple[str, int]] = ...,
+        breaks: bool = ...,
+        view: View | None = ...,
+    ) -> Staged: ...
+    def commit(self, staged: Any) -> None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Role:
+    """The name is part of group, transactional id and failpoints."""
+
+    name: str
+    inputs: tuple[Topic, ...]
+    state: Topic
+    ledger: Callable[[int, int, Policies], Kept]
+    observe: Callable[[Writer, Any, int], None]
+    forget: Callable[[Writer], None]
+    watch: Callable[[], tuple[dict[Topic, Take], View]]
+    """The topics that it reads whole, who takes their records, and the view that comes of it."""
+
+
+def _watch() -> tuple[dict[Topic, Take], View]:
+    standings = Standings()
+    # Its parts change while it is polled, and never during a transaction.
+    return {DEPENDENCIES: standings.take}, View(dependencies=standings.known)
+
+
+RECOVER: Final = Role(
+    name="recover",
+    inputs=RECOVER_INPUTS,
+    state=RECOVER_STATE,
+    ledger=Ledger,
+    observe=observe,
+    forget=forget,
+    watch=_watch,
+)
