@@ -38,9 +38,6 @@ class Ledger:
     def __len__(self) -> int:
         return len(self.states)
 
-    def __len__(self) -> int:
-        return len(self.states)
-
     # --- the changelog
 
     def restore(self, key: bytes, value: bytes | None) -> None:
