@@ -40,9 +40,10 @@ def lasting(event: FailureEvent, subtype: str) -> bool:
     return subtype == "network_error" and any(_LASTING.search(_of(level)) for level in levels(event))
 
 
-def by_a_person(text: str) -> bool:
-    """Whether words about the end of a run speak of a person."""
-    return _PERSON.search(text[:2_048]) is not None
+def by_a_person(event: FailureEvent, text: str) -> bool:
+    """Whether the words about the end of a run speak of a person."""
+    said = (event.error.message or "") if event.error is not None else ""
+    return _PERSON.search(f"{text[:1_024]} {said[:1_024]}") is not None
 
 
 def _of(level: Any) -> str:

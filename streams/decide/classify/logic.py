@@ -216,6 +216,7 @@ def _is_truth(word: str) -> bool:
 def _missing(event: FailureEvent) -> Iterator[Flaw]:
     """Required steps that were not taken and required factors that were not weighed."""
     if event.reasoning is None:
+        yield from _calls_left_out(event)
         return
     expected = _value(event.expected_output)
     factors = expected.get("required_factors") if isinstance(expected, dict) else None
@@ -234,6 +235,24 @@ def _missing(event: FailureEvent) -> Iterator[Flaw]:
             yield Flaw(
                 subtype, Severity.MEDIUM, path, gap, {"missing_steps": missing, "reasoning_gap": gap}, confidence=0.9
             )
+
+
+def _calls_left_out(event: FailureEvent) -> Iterator[Flaw]:
+    """Required steps that are calls of tools, and were not made; of other steps, calls alone show nothing."""
+    known = frozenset(event.execution.tools) if event.execution is not None else frozenset()
+    done = {folded(call.tool) for call in event.calls if call.succeeded}
+    steps = [step for step in event.required_steps if step in known or ("_" in step and " " not in step)]
+    missing = [step for step in steps if folded(step) not in done]
+    if done and missing:
+        gap = f"not called: {', '.join(missing)}"
+        yield Flaw(
+            "missing_step",
+            Severity.MEDIUM,
+            "required_steps",
+            gap,
+            {"missing_steps": missing, "reasoning_gap": gap},
+            confidence=0.85,
+        )
 
 
 def _mentions(done: frozenset[str], step: str) -> bool:

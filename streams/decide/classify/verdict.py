@@ -35,6 +35,7 @@ _READ_CHARS: Final = 2_048
 _TELLING: Final = 70
 _CLEAR_LEAD: Final = 8
 """Lead in weight over the next different verdict below which a verdict is less sure."""
+_CALL_TIMEOUT: Final = (Category.TOOL_FAILURE, "timeout")
 _NOTHING: Final = Checked([])
 
 
@@ -45,7 +46,7 @@ def classify(event: FailureEvent, rules: Rules | None = None, judgements: Sequen
     """
     said = findings(event, rules or built_in())
     if said and said[0].rule.category is Category.NONE:
-        exceeded = [] if by_a_person(said[0].text) else overruns(event)
+        exceeded = [] if by_a_person(event, said[0].text) else overruns(event)
         return _of_overruns(exceeded) if exceeded else _of_error(event, said)
     strong = bool(said) and said[0].weight >= SPECIFIC
     checked = _checked(event)
@@ -54,12 +55,19 @@ def classify(event: FailureEvent, rules: Rules | None = None, judgements: Sequen
         if not (elsewhere and all(violation.soft for violation in violations)):
             return _of_violations(checked)
     if strong:
-        return _of_error(event, said)
+        exceeded = overruns(event) if _of_the_run(event, said[0]) else []
+        return _of_overruns(exceeded) if exceeded else _of_error(event, said)
     if found := flaws(event, judgements):
         return _of_flaws(found)
     if exceeded := overruns(event):
         return _of_overruns(exceeded)
     return _of_error(event, said) if said else _abstained(event, checked.refused)
+
+
+def _of_the_run(event: FailureEvent, decisive: Finding) -> bool:
+    """Whether words about a timeout are of the run itself: no tool and no model is in sight."""
+    called = event.tool_response is not None or origin_of(event) in ("tool", "model")
+    return decisive.verdict == _CALL_TIMEOUT and decisive.source is EvidenceSource.MESSAGE and not called
 
 
 def _checked(event: FailureEvent) -> Checked:
