@@ -15,10 +15,11 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaExcepti
 from confluent_kafka.admin import AdminClient
 
 from ops.runtime import metrics
+from processors.recover.changelog import DoubtError
 from processors.recover.lane import Lane
 from processors.recover.policy import Policies
 from processors.recover.role import RECOVER, Role
-from processors.recover.writer import DoubtError, Writer
+from processors.recover.writer import Writer
 
 log = logging.getLogger("omium.recover")
 
@@ -31,14 +32,21 @@ _SEEK_S: Final = 10.0
 
 
 @dataclass(slots=True, eq=False)
-class _TakeOver:
-    """Steps 1 to 3 of a writer, under way in a thread that alone uses the writer until `future` is done."""
+class _Task:
+    """Of a thread that alone uses the lane's writer until `future` is done."""
 
     lane: Lane
-    abandoned: threading.Event
+    takes: bool
+    """Steps 1 to 3 of a writer; else the changelog is read ahead of them."""
+    enough: threading.Event
     future: Future[None]
     sought_s: float | None = None
-    """When its inputs were first sought."""
+    """When the inputs were first sought after a takeover."""
+
+    def abandon(self) -> None:
+        """The partition went to another worker."""
+        self.enough.set()
+        self.future.add_done_callback(lambda _: self.lane.writer.discard())
 
 
 class Assignment:
@@ -69,12 +77,19 @@ class Assignment:
         self._policies = policies
         self._stop = stop
         self._parked: dict[int, Lane] = {}
-        self._taking: dict[int, _TakeOver] = {}
+        self._tasks: dict[int, _Task] = {}
+        self._partitions = range(partitions)
         # Those of abandoned takeovers are busy until their last call to the broker ends.
         self._pool = ThreadPoolExecutor(2 * partitions, thread_name_prefix="take-over")
 
     def subscribe(self) -> None:
-        """Become a member of the group. What it assigns is taken over, by and by."""
+        """Become a member of the group. What it assigns is taken over, by and by.
+
+        Where a member was killed, the group waits for its session to end: the changelogs are read in that time.
+        """
+        for number in self._partitions:
+            lane = self._parked[number] = Lane(self._new_writer(number))
+            self._begin(number, lane, takes=False)
         self._consumer.subscribe(
             [topic.name for topic in self._role.inputs],
             on_assign=self._on_assign,
@@ -92,12 +107,17 @@ class Assignment:
         voted out. Never blocks."""
         now_s = time.monotonic()
         for number in self.taking_over:
-            lane = self.lanes[number]
-            if (takeover := self._taking.get(number)) is not None:
-                if takeover.future.done():
-                    self._conclude(number, takeover)
-            elif now_s >= lane.retry_at_s:
-                self._begin(number, lane)
+            lane, task = self.lanes[number], self._tasks.get(number)
+            if task is None:
+                if now_s >= lane.retry_at_s:
+                    self._begin(number, lane, takes=True)
+            elif not task.future.done():
+                if not task.takes:
+                    task.enough.set()
+            elif task.takes:
+                self._conclude(number, task)
+            else:
+                self._begin(number, lane, takes=True)
 
     def doubt(self, lane: Lane, error: DoubtError) -> None:
         """Nobody knows what became of a transaction or a takeover: it starts anew, after a while."""
@@ -124,7 +144,7 @@ class Assignment:
         parked = self._parked
         self.lanes = {n: parked.pop(n) if n in parked else Lane(self._new_writer(n)) for n in numbers}
         self._drop(parked)
-        self.live = {n: lane for n, lane in self.lanes.items() if n not in self._taking and lane.writer.ready}
+        self.live = {n: lane for n, lane in self.lanes.items() if n not in self._tasks and lane.writer.ready}
         for lane in self.live.values():
             lane.writer.follow(self._policies())
         # Where the others start does not matter: they are paused, and sought before they go on. From the beginning
@@ -148,52 +168,46 @@ class Assignment:
     def _drop(self, parked: dict[int, Lane]) -> None:
         """They went to another worker."""
         for number, lane in parked.items():
-            if (takeover := self._taking.pop(number, None)) is not None:
-                takeover.abandoned.set()
-            else:
+            if (task := self._tasks.pop(number, None)) is None:
                 lane.writer.discard()
+            else:
+                task.abandon()
         parked.clear()
 
     # --- takeovers
 
-    def _begin(self, number: int, lane: Lane) -> None:
-        abandoned = threading.Event()
+    def _begin(self, number: int, lane: Lane, *, takes: bool) -> None:
+        enough = threading.Event()
         lane.writer.follow(self._policies())
-        future = self._pool.submit(self._take_over, lane.writer, abandoned)
-        self._taking[number] = _TakeOver(lane, abandoned, future)
+        work = lane.writer.take_over if takes else lane.writer.read_ahead
+        future = self._pool.submit(work, self._admin, lambda: enough.is_set() or self._stop.is_set())
+        self._tasks[number] = _Task(lane, takes, enough, future)
 
-    def _take_over(self, writer: Writer, abandoned: threading.Event) -> None:
+    def _conclude(self, number: int, task: _Task) -> None:
+        lane = task.lane
         try:
-            writer.take_over(self._admin, lambda: abandoned.is_set() or self._stop.is_set())
-        finally:
-            if abandoned.is_set():
-                writer.discard()
-
-    def _conclude(self, number: int, takeover: _TakeOver) -> None:
-        lane = takeover.lane
-        try:
-            takeover.future.result()
-            if not self._resume(number, takeover):
+            task.future.result()
+            if not self._resume(number, task):
                 return
         except DoubtError as error:
-            del self._taking[number]
+            del self._tasks[number]
             self.doubt(lane, error)
             return
-        del self._taking[number]
+        del self._tasks[number]
         lane.writer.follow(self._policies())
         self.live[number] = lane
 
-    def _resume(self, number: int, takeover: _TakeOver) -> bool:
+    def _resume(self, number: int, task: _Task) -> bool:
         """Read on from where the writer stands; False: not yet. Raises DoubtError."""
-        positions, inputs = takeover.lane.writer.positions, self._inputs(number)
+        positions, inputs = task.lane.writer.positions, self._inputs(number)
         now_s = time.monotonic()
-        takeover.sought_s = takeover.sought_s or now_s
+        task.sought_s = task.sought_s or now_s
         try:
             for tp in inputs:
                 self._consumer.seek(_from(tp, positions.get(tp.topic, OFFSET_BEGINNING)))
             self._consumer.resume(inputs)
         except KafkaException as error:
-            if error.args[0].code() in _NOT_YET and now_s - takeover.sought_s < _SEEK_S:
+            if error.args[0].code() in _NOT_YET and now_s - task.sought_s < _SEEK_S:
                 return False
             raise DoubtError(f"seeking: {error}") from error
         return True

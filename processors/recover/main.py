@@ -27,12 +27,13 @@ from ops.runtime.logs import configure
 from ops.runtime.settings import Settings
 from processors.recover.assignment import Assignment
 from processors.recover.broadcast import Broadcast
+from processors.recover.changelog import DoubtError, ends
 from processors.recover.clock import BrokerClock
 from processors.recover.lane import Lane
 from processors.recover.ledger import RUNG_TOKENS, Raw, Staged
 from processors.recover.reload import PolicyFile
 from processors.recover.role import RECOVER, Role
-from processors.recover.writer import DoubtError, Writer, ends
+from processors.recover.writer import Writer
 
 log = logging.getLogger("omium.recover")
 

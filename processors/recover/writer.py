@@ -19,7 +19,6 @@ from dataclasses import replace
 from typing import Any, Final
 
 from confluent_kafka import (
-    OFFSET_BEGINNING,
     Consumer,
     ConsumerGroupTopicPartitions,
     IsolationLevel,
@@ -29,11 +28,12 @@ from confluent_kafka import (
     TopicPartition,
 )
 from confluent_kafka import Message as KafkaMessage
-from confluent_kafka.admin import AdminClient, OffsetSpec
+from confluent_kafka.admin import AdminClient
 
 from ops.runtime import failpoints
 from ops.runtime.delivery import delivery_error
 from ops.runtime.settings import Settings
+from processors.recover.changelog import RPC_S, TRANSACTION_MS, Changelog, DoubtError, ends
 from processors.recover.ledger import RUNG_TOKENS, Message, Raw, Staged
 from processors.recover.policy import Policies
 from processors.recover.role import RECOVER, Kept, Role
@@ -43,13 +43,8 @@ from schemas.topics import TICKS
 log = logging.getLogger("omium.recover")
 
 MAX_BATCH: Final = 256
-_RPC_S: Final = 10.0
-_RESTORE_STALLS_S: Final = 15.0
-"""The changelog gave nothing for so long: who leads it may have changed unseen, a new consumer asks again."""
 _FLUSH_S: Final = 0.05
 _COMMITTED_TRIES: Final = 40
-_TRANSACTION_MS: Final = 15_000
-"""A dead worker's open transaction holds readers up no longer, even where nobody takes its partition over."""
 _POISON: Final = frozenset(
     {
         KafkaError.MSG_SIZE_TOO_LARGE,
@@ -60,15 +55,6 @@ _POISON: Final = frozenset(
     }
 )
 """The broker refuses this message whenever it comes."""
-
-
-class DoubtError(Exception):
-    """A transaction was aborted, or nobody knows: discard producer and state, take over anew."""
-
-    def __init__(self, cause: str, *, poison: bool = False) -> None:
-        super().__init__(cause)
-        self.poison = poison
-        """Trying the same batch again will end the same way."""
 
 
 class Writer:
@@ -103,6 +89,8 @@ class Writer:
         self._policies = policies
         self._partitions = partitions
         self._producer: Producer | None = None
+        self._ahead: Changelog | None = None
+        """What was read before the takeover."""
         self._refused: KafkaError | None = None
 
     @property
@@ -115,9 +103,16 @@ class Writer:
 
     # --- 1 to 3
 
+    def read_ahead(self, admin: AdminClient, enough: Callable[[], bool]) -> None:
+        """Before the partition may be ours: read what the changelog holds, so that little is left then."""
+        try:
+            self._changelog().read_ahead(admin, enough)
+        except (KafkaException, TimeoutError, DoubtError) as error:
+            log.info("partition %d: not read ahead: %s", self.partition, error)
+            self._close_ahead()
+
     def take_over(self, admin: AdminClient, stopped: Callable[[], bool]) -> None:
         """Become the writer. Raises DoubtError where the broker does not let us, or `stopped()`."""
-        self.discard()
         started_s = time.monotonic()
         try:
             if stopped():  # Too late, it would fence who came after us.
@@ -125,21 +120,36 @@ class Writer:
             producer = self._new_producer()
             failpoints.hit(f"{self.role.name}.fenced")
             positions = self._committed(admin, stopped)
-            ledger = self.role.ledger(self.partition, self._partitions, self._policies)
-            restored = self._restore(ledger, admin, stopped)
+            changelog = self._ahead or self._changelog()
+            changelog.read(admin, stopped)
+            ledger = changelog.ledger
+            ledger.policies = self._policies
             if renewed := ledger.forget_beyond(self._ends(admin)):
                 log.warning("partition %d: made anew, replays unknown: %s", self.partition, ", ".join(renewed))
         except (KafkaException, TimeoutError) as error:
             raise DoubtError(f"taking over: {error}") from error
+        finally:
+            self._close_ahead()
         failpoints.hit(f"{self.role.name}.restored")
         self.ledger, self.positions, self._producer = ledger, positions, producer
         log.info(
             "partition %d: taken over, %d executions of %d records in %.2f s",
-            self.partition, len(ledger), restored, time.monotonic() - started_s,
+            self.partition, len(ledger), changelog.count, time.monotonic() - started_s,
         )  # fmt: skip
+
+    def _changelog(self) -> Changelog:
+        ledger = self.role.ledger(self.partition, self._partitions, self._policies)
+        self._ahead = Changelog(self._settings, self.role, self.partition, ledger)
+        return self._ahead
+
+    def _close_ahead(self) -> None:
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None:
+            ahead.close()
 
     def discard(self) -> None:
         """Throw the producer and the state away."""
+        self._close_ahead()
         producer, self._producer = self._producer, None
         self.ledger = self.role.ledger(self.partition, self._partitions, self._policies)
         if producer is not None:
@@ -154,12 +164,12 @@ class Writer:
             "compression.type": "lz4",
         }
         if self.transactional:
-            extra |= {"transactional.id": name, "transaction.timeout.ms": _TRANSACTION_MS}
+            extra |= {"transactional.id": name, "transaction.timeout.ms": TRANSACTION_MS}
         producer = Producer(self._settings.producer(**extra))
         if self.transactional:
             # Asked for before it has a connection, the coordinator is looked for only every 500 ms.
-            producer.list_topics(TICKS.name, timeout=_RPC_S)
-            producer.init_transactions(_RPC_S)
+            producer.list_topics(TICKS.name, timeout=RPC_S)
+            producer.init_transactions(RPC_S)
         return producer
 
     def _committed(self, admin: AdminClient, stopped: Callable[[], bool]) -> dict[str, int]:
@@ -171,9 +181,9 @@ class Writer:
                 break
             request = [ConsumerGroupTopicPartitions(group, asked)]
             # Stable: offsets of a transaction that is just being ended are not told yet.
-            future = admin.list_consumer_group_offsets(request, require_stable=True, request_timeout=_RPC_S)[group]
+            future = admin.list_consumer_group_offsets(request, require_stable=True, request_timeout=RPC_S)[group]
             try:
-                answer = future.result(2 * _RPC_S).topic_partitions or ()
+                answer = future.result(2 * RPC_S).topic_partitions or ()
             except (KafkaException, TimeoutError) as error:
                 log.info("partition %d: committed offsets: %s", self.partition, error)
                 time.sleep(0.05)
@@ -182,43 +192,6 @@ class Writer:
                 return {tp.topic: tp.offset for tp in answer if tp.offset >= 0}
             time.sleep(0.05)
         raise DoubtError("committed offsets are not known")
-
-    def _restore(self, ledger: Kept, admin: AdminClient, stopped: Callable[[], bool]) -> int:
-        state = TopicPartition(self.role.state.name, self.partition)
-        end = self._stable_end(admin, state, stopped)
-        consumer = Consumer(
-            self._settings.kafka(
-                **{
-                    "client.id": f"{self._settings.app}-{self.role.name}-restore-{self.partition}",
-                    "group.id": f"{self._settings.app}-{self.role.name}-restore",
-                    "enable.auto.commit": False,
-                    "enable.partition.eof": True,
-                    "isolation.level": "read_committed",
-                    "auto.offset.reset": "earliest",
-                    "fetch.message.max.bytes": 8_000_000,
-                    # The commit marker at the end is passed only by a fetch that finds nothing.
-                    "fetch.wait.max.ms": 10,
-                    # A full queue is looked at again only after so long: by default 1 s, with 0.1 s of work in it.
-                    "fetch.queue.backoff.ms": 5,
-                }
-            )
-        )
-        try:
-            consumer.list_topics(state.topic, timeout=_RPC_S)
-            consumer.assign([TopicPartition(state.topic, state.partition, OFFSET_BEGINNING)])
-            return _read_to(consumer, end, ledger, stopped) if end else 0
-        finally:
-            consumer.close()
-
-    def _stable_end(self, admin: AdminClient, state: TopicPartition, stopped: Callable[[], bool]) -> int:
-        """The changelog's end, once no transaction is open on it: an earlier end of partition is not the end."""
-        deadline = time.monotonic() + 2 * _TRANSACTION_MS / 1000
-        while not stopped() and time.monotonic() < deadline:
-            end = ends(admin, [state], IsolationLevel.READ_UNCOMMITTED)[state]
-            if ends(admin, [state], IsolationLevel.READ_COMMITTED)[state] == end:
-                return end
-            time.sleep(0.01)
-        raise DoubtError("a transaction stays open on the changelog")
 
     def _ends(self, admin: AdminClient) -> dict[str, int]:
         asked = [TopicPartition(topic.name, self.partition) for topic in self.role.inputs]
@@ -281,10 +254,10 @@ class Writer:
             self._produce(producer, message)
         failpoints.hit(f"{self.role.name}.produced")
         # Always sent, also where only deadlines fired: it is what refuses a member that was voted out.
-        producer.send_offsets_to_transaction(offsets, metadata, _RPC_S)
+        producer.send_offsets_to_transaction(offsets, metadata, RPC_S)
         failpoints.hit(f"{self.role.name}.offsets_sent")
         self._deliver(producer)
-        producer.commit_transaction(_RPC_S)
+        producer.commit_transaction(RPC_S)
 
     def _publish(self, producer: Producer, staged: Staged) -> None:
         for message in staged.messages:
@@ -293,7 +266,7 @@ class Writer:
 
     def _deliver(self, producer: Producer) -> None:
         """Wait until every record is in its log. Raises KafkaException where one is not."""
-        deadline = time.monotonic() + _RPC_S
+        deadline = time.monotonic() + RPC_S
         # In slices: behind a refused record the others wait for ever.
         while producer.flush(_FLUSH_S) and self._refused is None and time.monotonic() < deadline:
             pass
@@ -337,33 +310,3 @@ class Writer:
         self.limit = max(1, len(batch) // 2)
         if len(batch) == 1:
             self.suspects |= self._hunted
-
-
-def ends(admin: AdminClient, asked: list[TopicPartition], isolation: IsolationLevel) -> dict[TopicPartition, int]:
-    """The end offset of each partition, as the broker has it now. Raises KafkaException."""
-    request = {TopicPartition(tp.topic, tp.partition): OffsetSpec.latest() for tp in asked}
-    futures = admin.list_offsets(request, isolation_level=isolation, request_timeout=_RPC_S)
-    return {tp: future.result(_RPC_S).offset for tp, future in futures.items()}
-
-
-def _read_to(consumer: Consumer, end: int, ledger: Kept, stopped: Callable[[], bool]) -> int:
-    count = 0
-    read_s = time.monotonic()
-    while not stopped():
-        first = consumer.poll(1.0)
-        if first is None:
-            if time.monotonic() - read_s > _RESTORE_STALLS_S:
-                raise DoubtError(f"the changelog cannot be read, {count} records so far")
-            continue
-        read_s = time.monotonic()
-        for message in (first, *consumer.consume(1000, 0)):
-            error, offset = message.error(), message.offset() or 0
-            if error is None:
-                ledger.restore(message.key() or b"", message.value())
-                count += 1
-                offset += 1
-            elif error.code() != KafkaError._PARTITION_EOF:
-                raise KafkaException(error)
-            if offset >= end:
-                return count
-    raise DoubtError("stopped")

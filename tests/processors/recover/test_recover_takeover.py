@@ -13,12 +13,15 @@ from recover_broker import Load, Reader, eventually, finish
 
 from ops.runtime.settings import Settings
 from processors.recover import assignment as assignments
-from processors.recover import writer as writers
+from processors.recover import changelog as changelogs
 from processors.recover.assignment import Assignment
+from processors.recover.changelog import Changelog, DoubtError
 from processors.recover.ledger import Ledger
 from processors.recover.partitioner import partition_of
 from processors.recover.policy import Policies
-from processors.recover.writer import DoubtError, Writer
+from processors.recover.role import RECOVER
+from processors.recover.state import Execution, encode
+from processors.recover.writer import Writer
 from schemas.topics import COMMANDS, RECOVER_INPUTS, RECOVER_STATE
 
 pytestmark = pytest.mark.integration
@@ -75,14 +78,48 @@ def test_partitions_that_move_while_they_are_taken_over_lose_and_double_nothing(
 
 
 def test_a_changelog_that_gives_nothing_ends_the_takeover(ours: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(writers, "_RESTORE_STALLS_S", 0.2)
-    consumer = Consumer(ours.kafka(**{"group.id": "stalled", "auto.offset.reset": "earliest"}))
-    consumer.assign([TopicPartition(RECOVER_STATE.name, 0)])
+    monkeypatch.setattr(changelogs, "_STALLS_S", 0.2)
+    changelog = Changelog(ours, RECOVER, 0, Ledger(0, 1, Policies.load()))
     try:
         with pytest.raises(DoubtError, match="changelog"):
-            writers._read_to(consumer, 2**60, Ledger(0, 1, Policies.load()), lambda: False)
+            changelog._read_to(2**60, lambda: False)
     finally:
-        consumer.close()
+        changelog.close()
+
+
+def test_what_was_read_ahead_and_what_came_after_is_the_state(ours: Settings) -> None:
+    """Aborted states are not in it, deleted ones are gone, whether they were read before or not."""
+    app = ours.model_copy(update={"app": "ahead"})
+    admin, policies, state = (
+        AdminClient(app.kafka()),
+        Policies.load(),
+        encode(Execution(tenant_id="t", execution_id="e")),
+    )
+    producer = Producer(app.producer(**{"transactional.id": "ahead-recover-0"}))
+    producer.init_transactions(10)
+
+    def write(keys: str, value: bytes | None, *, commit: bool = True) -> None:
+        producer.begin_transaction()
+        for key in keys:
+            producer.produce(RECOVER_STATE.name, value, f"t/ahead-{key}", partition=0)
+        producer.commit_transaction(10) if commit else producer.abort_transaction(10)
+
+    write("abc", state)
+    write("x", state, commit=False)
+    ahead, cold = (Writer(app, 0, app.partitions, policies) for _ in range(2))
+    ahead.read_ahead(admin, lambda: False)
+    write("y", state, commit=False)
+    write("b", None)
+    write("d", state)
+    producer.begin_transaction()  # left open: fenced and aborted by the takeover
+    producer.produce(RECOVER_STATE.name, state, "t/ahead-z", partition=0)
+    producer.flush()
+    ahead.take_over(admin, lambda: False)
+    cold.take_over(admin, lambda: False)
+    assert ahead.ledger.states == cold.ledger.states
+    assert {key for key in ahead.ledger.states if key.startswith("t/ahead-")} == {f"t/ahead-{key}" for key in "acd"}
+    for writer in (ahead, cold):
+        writer.discard()
 
 
 def test_inputs_that_cannot_be_sought_are_a_doubt_and_tried_again(
