@@ -9,6 +9,7 @@ from processors.recover import ids
 from processors.recover.choice import Choice, changes, choose
 from processors.recover.ending import ask, asked, close
 from processors.recover.gate import blamed, leans, may_pass, report_command
+from processors.recover.pauses import hold, in_words, standing
 from processors.recover.persons import Question, Ready, answer_until_ms, pose
 from processors.recover.policy import Policy
 from processors.recover.state import Branch, InFlight, Recovery, replace
@@ -21,6 +22,7 @@ from schemas.records import (
     DispositionKind,
     Fence,
     OperatorAction,
+    Pause,
     RecoveryOptions,
     ResultReason,
     ResumeCommand,
@@ -29,28 +31,44 @@ from schemas.records import (
 )
 
 
-def advance(turn: Turn, answer: OperatorAction | None = None) -> None:
-    """Command the pending attempt, if all it waits for is there; end the recovery, if nothing may be done.
+def advance(turn: Turn) -> None:
+    """Command the pending attempt, if all it waits for is there; end the recovery, if nothing may be done."""
+    if plan := _plan(turn):
+        _decide(turn, plan)
 
-    `answer`: a person's, to a question that is open. Where it is not to this one, nothing happens.
-    """
+
+def carry_out(turn: Turn, answer: OperatorAction) -> str:
+    """Command what a person chose, or say why not; then nothing has happened."""
+    plan = _plan(turn, waits=False)
+    question = _question(turn, plan) if plan else None
+    chosen = question.option_of(answer) if question else None
+    if plan is None or question is None or chosen is None:
+        return "what was asked has changed"
+    plan = dataclasses.replace(plan, choices=[dataclasses.replace(plan.choices[0], chosen=chosen), *plan.choices[1:]])
+    if pause := _pause(turn, plan):
+        return in_words(pause)
+    _command(turn, plan, question.checkpoint, answer)
+    return ""
+
+
+def _plan(turn: Turn, *, waits: bool = True) -> _Plan | None:
+    """The pending attempt, weighed; None: it waits for what it needs, or has ended. `waits`: for branches, too."""
     recovery = turn.state.recovery
     if recovery is None or recovery.command:
         return None
     recovery = _without_control_flow(turn, recovery)
-    if not recovery.branches:
-        return close(turn, ResultReason.NOT_A_FAILURE)
     ready = [(branch, branch.options) for branch in recovery.branches if branch.options]
-    if not ready:
-        if turn.now >= recovery.options_until_ms:
-            return close(turn, ResultReason.EXPIRED)
-        return _wait(turn, recovery.options_until_ms)
-    if len(ready) < len(recovery.branches) and turn.now < recovery.merge_until_ms and answer is None:
-        return _wait(turn, recovery.merge_until_ms)
-    ready = [(b, o) for b, o in ready if o.classification.category is not Category.UNCLASSIFIED] or ready
-    plan = _weighed(turn, recovery, ready)
-    turn.state = replace(turn.state, recovery=plan.recovery)
-    return _answered(turn, plan, answer) if answer else _decide(turn, plan)
+    if not recovery.branches:
+        close(turn, ResultReason.NOT_A_FAILURE)
+    elif not ready and turn.now >= recovery.options_until_ms:
+        close(turn, ResultReason.EXPIRED)
+    elif not ready:
+        _wait(turn, recovery.options_until_ms)
+    elif len(ready) < len(recovery.branches) and turn.now < recovery.merge_until_ms and waits:
+        _wait(turn, recovery.merge_until_ms)
+    else:
+        return _weighed(turn, recovery, ready)
+    return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +83,7 @@ class _Plan:
 
 
 def _weighed(turn: Turn, recovery: Recovery, ready: Ready) -> _Plan:
+    ready = [(b, o) for b, o in ready if o.classification.category is not Category.UNCLASSIFIED] or ready
     verdict = ready[0][1].classification
     if not recovery.subtype:
         recovery = replace(recovery, category=verdict.category, subtype=verdict.subtype[:256])
@@ -75,6 +94,7 @@ def _weighed(turn: Turn, recovery: Recovery, ready: Ready) -> _Plan:
     choices = [choose(recovery, b, o, p, at_ms) for (b, o), p in zip(ready, policies, strict=True)]
     recovery = replace(recovery, considered=choices[0].candidates)
     checkpoint = next((c for b, o in ready if (c := b.checkpoint or o.checkpoint)), None) or turn.state.checkpoint
+    turn.state = replace(turn.state, recovery=recovery)
     return _Plan(recovery, ready, choices, policies, checkpoint)
 
 
@@ -87,15 +107,32 @@ def _decide(turn: Turn, plan: _Plan) -> None:
             return close(turn, reason) if by_outage else _escalate(turn, plan, reason)
     if _unsafe(turn, recovery):
         return _escalate(turn, plan, ResultReason.NEEDS_HUMAN)
-    if plan.checkpoint is None:
+    checkpoint = plan.checkpoint
+    if checkpoint is None:
         if turn.now >= recovery.checkpoint_until_ms:
             return close(turn, ResultReason.NO_CHECKPOINT)
         return _wait(turn, recovery.checkpoint_until_ms)
     if any(c.option and p.wants_approval(c.option) for c, p in zip(plan.choices, plan.policies, strict=True)):
         return _escalate(turn, plan, ResultReason.NEEDS_HUMAN)
+    if pause := _pause(turn, plan):
+        return hold(turn, recovery, pause, _limit_ms(plan))
     if choices := may_pass(turn, recovery, plan.ready, plan.choices, plan.policies):
-        _command(turn, dataclasses.replace(plan, choices=choices), plan.checkpoint)
+        plan = dataclasses.replace(plan, choices=choices)
+        if pause := _pause(turn, plan):
+            return hold(turn, recovery, pause, _limit_ms(plan))
+        _command(turn, plan, checkpoint)
     return None
+
+
+def _pause(turn: Turn, plan: _Plan) -> Pause | None:
+    tools = [branch.tool for branch, _ in plan.ready]
+    strategies = [choice.option.strategy for choice in plan.choices if choice.option]
+    return standing(turn.view.pauses, turn.state.tenant_id, tools, strategies)
+
+
+def _limit_ms(plan: _Plan) -> int:
+    """When the time for another command is over."""
+    return min(answer_until_ms(plan.recovery, policy, 2**62) for policy in plan.policies)
 
 
 def _unsafe(turn: Turn, recovery: Recovery) -> bool:
@@ -117,15 +154,6 @@ def _escalate(turn: Turn, plan: _Plan, reason: ResultReason) -> None:
     if held and held.key == question.hash:
         return _wait(turn, held.until_ms)
     return ask(turn, plan.recovery, reason, question, until_ms)
-
-
-def _answered(turn: Turn, plan: _Plan, answer: OperatorAction) -> None:
-    """Do what a person chose; nothing, where it is not an answer to what is asked."""
-    question = _question(turn, plan)
-    chosen = question.option_of(answer) if question else None
-    if question and chosen is not None:
-        choices = [dataclasses.replace(plan.choices[0], chosen=chosen), *plan.choices[1:]]
-        _command(turn, dataclasses.replace(plan, choices=choices), question.checkpoint, answer)
 
 
 def _policy(turn: Turn, branch: Branch) -> Policy:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final, assert_never
 
 from processors.recover import ids
-from processors.recover.advance import advance
+from processors.recover.advance import advance, carry_out
 from processors.recover.ending import asked, close, settle
 from processors.recover.events import (
     AnyEvent,
@@ -257,7 +257,7 @@ def _same_checkpoint(one: Branch, other: Branch) -> bool:
 
 
 def _on_options(turn: Turn, event: OptionsRead) -> None:
-    record = bounded_options(event.record)
+    record = bounded_options(event.record, event.size_bytes)
     recovery = turn.state.recovery
     origin = (record.origin.partition, record.origin.offset)
     if event.early:
@@ -375,13 +375,11 @@ def _on_operator(turn: Turn, event: OperatorRead) -> None:
         return said(DispositionKind.ENDED, f"rejected by {record.operator}")
     if record.kind is ActionKind.UNKNOWN or (record.kind is ActionKind.APPROVE and record.proposal):
         return said(DispositionKind.REFUSED, "it is no answer that this release knows")
-    advance(turn, record)
-    after = turn.state.recovery
-    if after and after.command:
-        return said(DispositionKind.COMMANDED, f"{after.command.strategy}, decided by {record.operator}")
-    said(DispositionKind.STALE, "what was asked has changed")
-    # What is to be decided now is asked anew.
-    return advance(turn)
+    if why := carry_out(turn, record):
+        said(DispositionKind.STALE, why)
+        # What is to be decided now is asked anew.
+        return advance(turn)
+    return said(DispositionKind.COMMANDED, f"{record.strategy}, decided by {record.operator}")
 
 
 def _on_due(turn: Turn) -> None:

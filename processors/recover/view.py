@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from schemas import codec
-from schemas.records import DependencyState
+from schemas.records import DependencyState, Pause
 from schemas.topics import DEPENDENCIES
 
 
@@ -37,6 +37,8 @@ class View:
     dependencies: Mapping[str, Standing] = field(default_factory=dict)
     allowances: dict[str, Allowance] = field(default_factory=dict)
     """Of this partition; between two steps it changes by what the first of them used."""
+    pauses: Mapping[str, Pause] = field(default_factory=dict)
+    """The newest word on each scope, by its key."""
     held: int = 0
     """Recoveries of this partition that are held."""
 
