@@ -11,8 +11,9 @@ from schemas.records import (
     Disposition,
     Event,
     RecoveryResult,
-    ResultStatus,
     ResumeCommand,
+    SettledAttempt,
+    SettledStatus,
 )
 
 if TYPE_CHECKING:
@@ -21,8 +22,12 @@ if TYPE_CHECKING:
 
 def observe(writer: Writer, staged: Staged, now_ms: int) -> None:
     """Count one transaction that was committed at `now_ms`, broker's time."""
+    # Where the agent applied none of it, the run recovered, but not by the strategy.
+    credited = {
+        r.recovery_id for r in staged.emitted if isinstance(r, SettledAttempt) and r.status is SettledStatus.SUCCEEDED
+    }
     for record in staged.emitted:
-        _count(record)
+        _count(record, credited)
     for at_ms in staged.answered_ms:
         metrics.COMMAND_LATENCY.observe(max(now_ms - at_ms, 0) / 1000)
     if staged.unreadable:
@@ -43,13 +48,13 @@ def forget(writer: Writer) -> None:
         gauge.remove(str(writer.partition))
 
 
-def _count(record: Event) -> None:
+def _count(record: Event, credited: set[str]) -> None:
     match record:
         case ResumeCommand():
             metrics.ATTEMPTS.labels(record.strategy).inc()
         case RecoveryResult():
             metrics.RECOVERIES.labels(record.status, record.reason).inc()
-            if record.status is ResultStatus.SUCCESS and record.selected_option:
+            if record.recovery_id in credited and record.selected_option:
                 metrics.RECOVERY_SUCCESS.labels(record.selected_option).inc()
                 metrics.RECOVERY_DURATION.labels(record.selected_option).observe(record.total_duration_s)
         case Disposition():
