@@ -93,7 +93,7 @@ class Worker:
             stop,
             role,
         )
-        takers, self._view = role.watch()
+        takers, self._view = role.watch(lambda: policy.policies)
         self._broadcast = Broadcast(settings, f"{name}-broadcast", takers)
         self._barrier_s = 0.0
 

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from ops.runtime import metrics
 from processors.recover.broadcast import Take
 from processors.recover.ledger import Ledger, Raw, Staged
 from processors.recover.observe import forget, observe
+from processors.recover.pauses import Pauses
 from processors.recover.policy import Policies
 from processors.recover.view import Standings, View
-from schemas.topics import DEPENDENCIES, RECOVER_INPUTS, RECOVER_STATE, Topic
+from schemas.topics import DEPENDENCIES, OPERATOR_PAUSES, RECOVER_INPUTS, RECOVER_STATE, Topic
 
 if TYPE_CHECKING:
     from processors.recover.writer import Writer
+
+log = logging.getLogger("omium.recover")
 
 
 class Kept(Protocol):
@@ -51,14 +56,20 @@ class Role:
     ledger: Callable[[int, int, Policies], Kept]
     observe: Callable[[Writer, Any, int], None]
     forget: Callable[[Writer], None]
-    watch: Callable[[], tuple[dict[Topic, Take], View]]
-    """The topics that it reads whole, who takes their records, and the view that comes of it."""
+    watch: Callable[[Callable[[], Policies]], tuple[dict[Topic, Take], View]]
+    """The topics that it reads whole, who takes their records, and the view of it; by the policies of now."""
 
 
-def _watch() -> tuple[dict[Topic, Take], View]:
-    standings = Standings()
+def _watch(policies: Callable[[], Policies]) -> tuple[dict[Topic, Take], View]:
+    standings, pauses = Standings(), Pauses(policies, _refused_pause)
     # Its parts change while it is polled, and never during a transaction.
-    return {DEPENDENCIES: standings.take}, View(dependencies=standings.known)
+    view = View(dependencies=standings.known, pauses=pauses.known)
+    return {DEPENDENCIES: standings.take, OPERATOR_PAUSES: pauses.take}, view
+
+
+def _refused_pause(why: str) -> None:
+    metrics.DISPOSITIONS.labels("pause", "refused").inc()
+    log.warning("a pause is not heard: %s", why)
 
 
 RECOVER: Final = Role(
