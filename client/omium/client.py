@@ -6,6 +6,7 @@ import atexit
 import logging
 import os
 import threading
+import time
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -145,14 +146,20 @@ class Omium:
 
     def flush(self, timeout_s: float) -> bool:
         """Wait until everything is acknowledged or dropped; False where the time did not suffice."""
-        return self._live.outbox.flush(timeout_s)
+        until = time.monotonic() + timeout_s
+        # An outcome is sent once it is kept that its matter is closed.
+        kept = self._live.pending.settle(timeout_s)
+        return self._live.outbox.flush(max(0.0, until - time.monotonic())) and kept
 
     def close(self, timeout_s: float = _AT_EXIT_S) -> None:
         """Send what is queued, for at most `timeout_s`, and stop. Happens at the interpreter's exit by itself."""
         atexit.unregister(self._at_exit)
         if (here := self._connection) is not None:
             # Nobody there since the start: waiting would only hold up the exit.
-            here.outbox.close(0.0 if here.inbox.unreachable else timeout_s)
+            until = time.monotonic() + (0.0 if here.inbox.unreachable else timeout_s)
+            here.pending.settle(max(0.0, until - time.monotonic()))
+            here.pending.close()
+            here.outbox.close(max(0.0, until - time.monotonic()))
             here.inbox.close()
 
     def __enter__(self) -> Self:

@@ -55,6 +55,12 @@ class BrokerClock:
             self._least_s = float("-inf")
 
     @property
+    def checked(self) -> bool:
+        """Whether a record of ours was acknowledged: only that can tell that the local clock is ahead."""
+        with self._lock:
+            return self._least_s > float("-inf")
+
+    @property
     def ahead_s(self) -> float:
         """Best guess of how far the local clock is ahead of the broker's."""
         with self._lock:

@@ -44,7 +44,7 @@ class Waiter:
         self.late: Callable[[Command], None] | None = None
         """Set once all waiting is given up for good: gets what still comes."""
         self._commands: deque[Command] = deque(maxlen=_KEPT)
-        self._asked: Future[Command] | None = None
+        self._asked: deque[Future[Command]] = deque()
         self._lock = threading.Lock()
 
     def put(self, command: Command) -> bool:
@@ -52,28 +52,45 @@ class Waiter:
         with self._lock:
             if self.late is not None:
                 return False
-            asked, self._asked = self._asked, None
-            if asked is not None and asked.set_running_or_notify_cancel():
-                asked.set_result(command)
-            else:
+            if not self._answer(command):
                 self._commands.append(command)
             return True
 
+    def _answer(self, command: Command) -> bool:
+        """Give `command` to whoever asked first and still waits."""
+        while self._asked:
+            asked = self._asked.popleft()
+            if asked.set_running_or_notify_cancel():
+                asked.set_result(command)
+                return True
+        return False
+
     def next(self) -> Future[Command]:
-        """The next command, oldest first. A future that is no longer waited for is to be cancelled."""
+        """The next command, oldest first; each is given out once. A future no longer waited for is to be cancelled."""
         future: Future[Command] = Future()
         with self._lock:
             if self._commands:
                 future.set_result(self._commands.popleft())
             else:
-                self._asked = future
+                self._asked = deque(asked for asked in self._asked if not asked.cancelled())
+                self._asked.append(future)
         return future
 
     def withdraw(self, asked: Future[Command]) -> None:
         """Nobody waits for `asked` any more: a command that it got all the same is the next one again."""
+        if not asked.cancel():
+            self.put_back(asked.result())
+
+    def put_back(self, command: Command) -> None:
+        """A command that was given out and not looked at: it is the next one again."""
         with self._lock:
-            if not asked.cancel():
-                self._commands.appendleft(asked.result())
+            if not self._answer(command):
+                self._commands.appendleft(command)
+
+    def nudge(self, command: Command) -> None:
+        """Whoever waits right now is to look at `command`, which came before this waiter was put up."""
+        with self._lock:
+            self._answer(command)
 
     def retire(self, on_late: Callable[[Command], None]) -> list[Command]:
         """All waiting is given up for good: `on_late` gets what still comes. Returns what was never asked for."""

@@ -210,19 +210,29 @@ class Run:
 
     def tell(self, command: Command, outcome: Outcome) -> None:
         """Say how the run of `command` ended. A run that failed again is told by `report(resumed_by=command)`."""
+        message: codec.Message | None = None
         try:
             if not self._client.pending.ended(command, well=outcome.status == "succeeded"):
                 return
-            if outcome.status != "not_applied":
-                self._client.pending.finish(command)
-            self._post(codec.OUTCOMES, _outcome(command, outcome), f"{command.command_id}:outcome", command.traceparent)
+            event_id = f"{command.command_id}:outcome"
+            message = self._message(codec.OUTCOMES, _outcome(command, outcome), event_id, command.traceparent)
         except Exception:
             self._client.lost("outcome")
+
+        def post() -> None:
+            if message is not None:
+                self._client.post(message)
+
+        # First the fence: what is told as ended must not begin again, whatever becomes of this process.
+        post() if outcome.status == "not_applied" else self._client.pending.finish(command, post)
 
     def _identity(self) -> dict[str, Any]:
         return {"tenant_id": self._client.tenant_id, "execution_id": self.execution_id}
 
     def _post(self, topic: str, record: dict[str, Any], event_id: str, traceparent: str | None) -> None:
+        self._client.post(self._message(topic, record, event_id, traceparent))
+
+    def _message(self, topic: str, record: dict[str, Any], event_id: str, traceparent: str | None) -> codec.Message:
         traceparent = traceparent or self._traceparent
         trace = [("traceparent", traceparent.encode("ascii", "replace"))] if traceparent else []
         for name in (None, *_LAST_RESORT):
@@ -232,7 +242,7 @@ class Run:
             if len(message.value) <= _MAX_VALUE_BYTES:
                 break
             _log.warning("omium: %s is %d bytes large, and sent without %s", topic, len(message.value), name)
-        self._client.post(message)
+        return message
 
 
 def _outcome(command: Command, outcome: Outcome) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from confluent_kafka import TIMESTAMP_LOG_APPEND_TIME, Consumer, Message
 
 from omium import codec
 from omium.acceptor import MemoryFences
+from omium.pending import UndecidedError
 from omium.records import Command, Evidence, Outcome
 from omium.run import IN_PLACE, attempt
 from omium.step import NotAppliedError, Violation, reported
@@ -30,8 +31,9 @@ failure of this attempt. While it runs, `omium.current_run()` is the execution's
 _log = logging.getLogger("omium")
 _POLL_S: Final = 0.1
 _RETRY_S: Final = 1.0
-# Commands that were accepted and wait for their `not_before`.
+# Commands that were accepted and wait for their `not_before`, or that wait for the fences.
 _MOST_HELD: Final = 256
+_CHECK_S: Final = 5.0
 
 
 class Service:
@@ -65,7 +67,9 @@ class Service:
         self._agent_id = agent_id or client.agent.id
         self._workers = workers
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="omium-serve")
-        self._held: list[tuple[float, int, Command]] = []
+        self._held: list[tuple[float, int, Command, bool]] = []
+        """(when to look at it, its turn, the command, whether it was accepted)"""
+        self._checked_at = float("-inf")
         self._order = itertools.count()
         self._running = 0
         self._lock = threading.Lock()
@@ -162,21 +166,50 @@ class Service:
             return
         if command.checkpoint.id.startswith(IN_PLACE) or self._client.pending.awaited(command.key):
             return
-        hold_s = self._client.pending.accept(command)
+        self._accept(command)
+        self._begin_due()
+
+    def _accept(self, command: Command) -> None:
+        try:
+            if self._check_clock(command):
+                return
+            hold_s = self._client.pending.accept(command)
+        except UndecidedError:
+            self._hold(_RETRY_S, command, accepted=False)
+            return
         if hold_s is not None:
-            heapq.heappush(self._held, (time.monotonic() + hold_s, next(self._order), command))
-            self._begin_due()
+            self._hold(hold_s, command, accepted=True)
+
+    def _hold(self, hold_s: float, command: Command, *, accepted: bool) -> None:
+        heapq.heappush(self._held, (time.monotonic() + hold_s, next(self._order), command, accepted))
+
+    def _check_clock(self, command: Command) -> bool:
+        """A process that only serves has nothing acknowledged, and with a clock that is ahead would find every command
+        expired. So the first one that looks so is answered as not applied: the answer's acknowledgement tells the time.
+        """
+        clock = self._client.clock
+        if clock.checked or clock.now() < command.expires_at or time.monotonic() < self._checked_at + _CHECK_S:
+            return False
+        if not self._client.pending.claim_expired(command):
+            return False
+        self._checked_at = time.monotonic()
+        self._client.run(command.execution_id).not_applied(command, "expired, by the runtime's clock")
+        return True
 
     def _begin_due(self) -> None:
         while self._held and self._running < self._workers and self._held[0][0] <= time.monotonic():
-            command = heapq.heappop(self._held)[2]
+            _, _, command, accepted = heapq.heappop(self._held)
+            if not accepted:
+                self._accept(command)
+                continue
             with self._lock:
                 self._running += 1
             self._pool.submit(self._handle, command)
 
     def _abandon_held(self) -> None:
-        for _, _, command in self._held:
-            self._client.run(command.execution_id).not_applied(command, "the runtime stopped before it was due")
+        for _, _, command, accepted in self._held:
+            if accepted:
+                self._client.run(command.execution_id).not_applied(command, "the runtime stopped before it was due")
         self._held.clear()
 
     # -- following ----------------------------------------------------------------------------------

@@ -6,6 +6,8 @@ import uuid
 from collections.abc import Iterator
 
 import pytest
+from omium import Agent, Omium
+from orchestrator import Orchestrator
 
 from ops.broker import Broker
 from ops.runtime import topics
@@ -24,3 +26,15 @@ def bootstrap() -> Iterator[str]:
 def tenant() -> str:
     """A tenant of this test's own: tests share the topics."""
     return f"t-{uuid.uuid4().hex[:12]}"
+
+
+@pytest.fixture
+def client(bootstrap: str, tenant: str) -> Iterator[Omium]:
+    with Omium(bootstrap, tenant, Agent(id="loan"), wait_s=10) as client:
+        yield client
+
+
+@pytest.fixture
+def orchestrator(bootstrap: str, tenant: str) -> Iterator[Orchestrator]:
+    with Orchestrator(bootstrap, tenant) as orchestrator:
+        yield orchestrator

@@ -5,29 +5,17 @@ from __future__ import annotations
 import asyncio
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from typing import Any
 
 import pytest
-from omium import Agent, Command, Modifications, Omium
+from omium import Command, Modifications, Omium
 from orchestrator import Heard, Orchestrator, eventually
 from test_client_pending import KEY, pending_with, read
 
 from schemas.records import ResumeCommand
-
-
-@pytest.fixture
-def client(bootstrap: str, tenant: str) -> Iterator[Omium]:
-    with Omium(bootstrap, tenant, Agent(id="loan"), wait_s=10) as client:
-        yield client
-
-
-@pytest.fixture
-def orchestrator(bootstrap: str, tenant: str) -> Iterator[Orchestrator]:
-    with Orchestrator(bootstrap, tenant) as orchestrator:
-        yield orchestrator
 
 
 def heard(orchestrator: Orchestrator, count: int = 1) -> Heard:
@@ -97,8 +85,8 @@ def test_in_the_moment_of_the_timeout() -> None:
 
     def next_one() -> Future[Command]:
         asked()
-        waiter._asked = Resolved()
-        return waiter._asked
+        waiter._asked[-1] = Resolved()
+        return waiter._asked[-1]
 
     waiter.next = next_one  # type: ignore[method-assign]
     assert pending.wait(KEY, "a", 60) is given

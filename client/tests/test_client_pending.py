@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
-from omium import Acceptor, Command, MemoryFences, codec
+from omium import Acceptor, Command, FenceStore, MemoryFences, codec
 from omium.clock import BrokerClock
 from omium.inbox import Inbox
 from omium.pending import Pending
@@ -16,10 +16,10 @@ from schemas import topics
 KEY = "acme/run"
 
 
-def pending_with(*failures: str) -> Pending:
+def pending_with(*failures: str, store: FenceStore | None = None) -> Pending:
     """Failures that are waited for."""
     clock = BrokerClock()
-    pending = Pending(Inbox({}, clock, lambda: None), Acceptor(MemoryFences()), clock, 60)
+    pending = Pending(Inbox({}, clock, lambda: None), Acceptor(store or MemoryFences()), clock, 60)
     for failure_id in failures:
         pending.expect(KEY, failure_id).active += 1
     return pending

@@ -16,12 +16,6 @@ TEXT = ("append_prompt", '{"text": "APR is never 0"}')
 
 
 @pytest.fixture
-def orchestrator(bootstrap: str, tenant: str) -> Iterator[Orchestrator]:
-    with Orchestrator(bootstrap, tenant) as orchestrator:
-        yield orchestrator
-
-
-@pytest.fixture
 def client(bootstrap: str, tenant: str, tmp_path: Path) -> Iterator[Omium]:
     with Omium(bootstrap, tenant, Agent(id="loan"), fences=SqliteFences(tmp_path / "f.sqlite")) as client:
         yield client
@@ -187,3 +181,33 @@ def test_a_step_inside_a_handler(client: Omium, orchestrator: Orchestrator) -> N
     [failure] = orchestrator.failures()
     assert failure.resumed_by is not None
     assert failure.resumed_by.attempt == 1
+
+
+def test_fences_that_cannot_be_written_hold_a_command_up(client: Omium, orchestrator: Orchestrator) -> None:
+    """A disk that is full or read-only for a moment: not followed without its fence, and not lost either."""
+    store = client.acceptor.store
+    assert isinstance(store, SqliteFences)
+    followed: list[str] = []
+    store._db.execute("PRAGMA query_only = ON")
+    with client.serve(lambda each: followed.append(each.execution_id)) as service:
+        orchestrator.command(command(tenant_id=client.tenant_id, agent_id="loan", execution_id="run"))
+        eventually(lambda: bool(service._held))
+        assert followed == []
+        store._db.execute("PRAGMA query_only = OFF")
+        assert orchestrator.outcomes()[0].status == "succeeded"
+    assert followed == ["run"]
+
+
+def test_a_clock_that_is_minutes_ahead(client: Omium, orchestrator: Orchestrator) -> None:
+    """A process that only serves: to its clock all is expired, until the broker has acknowledged one answer."""
+    client.clock._wall_s += 600
+    followed: list[str] = []
+    mine = {"tenant_id": client.tenant_id, "agent_id": "loan", "execution_id": "run"}
+    with client.serve(lambda each: followed.append(each.command_id)):
+        orchestrator.command(command(attempt=1, **mine))
+        assert orchestrator.outcomes()[0].applied_why == "expired, by the runtime's clock"
+        eventually(lambda: client.clock.checked)
+        orchestrator.command(command(attempt=2, **mine))
+        first, second = orchestrator.outcomes(2)
+    assert [(each.attempt, each.status) for each in (first, second)] == [(1, "not_applied"), (2, "succeeded")]
+    assert followed == ["r-run-0-2"]
