@@ -9,7 +9,7 @@ LOCK = $(UV) pip compile -q --universal --python-version 3.11 --generate-hashes 
 # Two cores: one broker for each worker, and whole files, so that a module's broker starts once.
 PYTEST ?= $(BIN)/pytest -n 2 --dist loadfile
 
-.PHONY: setup demo up test lint fix bench chaos chaos-long lock check-unlocked jars clean
+.PHONY: setup demo up test lint fix bench chaos chaos-long chaos-planted simulate lock check-unlocked jars clean
 
 setup: $(READY) jars
 
@@ -51,12 +51,20 @@ fix: $(READY)
 bench: setup
 	@$(BIN)/python -m ops.bench
 
-# One node and few faults, as CI does it; chaos-long: three nodes, SEED=... repeats a run.
+# One node and few faults; chaos-long: three nodes, every fault, 28 minutes of load, then every planted bug.
+# SEED=... draws the same faults again. Both end with a line of JSON. chaos-planted: the bugs alone; simulate: a million worlds.
 chaos: setup
-	@$(BIN)/python -m ops.chaos --nodes 1 --failures 2000 --rate 40 --faults 14 $(if $(SEED),--seed $(SEED))
+	@$(BIN)/python -m ops.chaos --nodes 1 --failures 2000 --rate 40 --faults 14 --planted fast $(if $(SEED),--seed $(SEED))
 
 chaos-long: setup
-	@$(BIN)/python -m ops.chaos --nodes 3 --failures 100000 --rate 60 --faults 220 --settle-s 600 $(if $(SEED),--seed $(SEED))
+	@$(BIN)/python -m ops.chaos --nodes 3 --failures 100000 --rate 60 --faults 220 --settle-s 600 --planted all \
+		$(if $(SEED),--seed $(SEED))
+
+chaos-planted: setup
+	@$(BIN)/python -m ops.chaos.planted
+
+simulate: setup
+	@$(BIN)/python -m ops.chaos.simulate --seeds 1000000
 
 # Newest versions: make lock UPGRADE=--upgrade
 lock: $(READY)

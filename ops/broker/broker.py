@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import random
 import shutil
 import socket
@@ -122,6 +123,14 @@ class Broker:
         """End a pause."""
         for chosen in self._chosen(node):
             chosen.resume()
+
+    @property
+    def controller(self) -> int:
+        """Number of the node that leads the quorum, as the nodes last wrote it down."""
+        files = (node.folder / "data" / "__cluster_metadata-0" / "quorum-state" for node in self._nodes)
+        states = [json.loads(file.read_text()) for file in files if file.exists()]
+        leader: int = max(states, key=lambda state: state["leaderEpoch"])["leaderId"]
+        return leader
 
     def pid(self, node: int = 1) -> int | None:
         """Process id of the node's JVM; None while it does not run."""

@@ -1,123 +1,161 @@
-"""Torment the product, then judge it: `python -m ops.chaos [--long] [--seed N]`; the last line is JSON."""
+"""Torment the product, then judge it: `python -m ops.chaos [--seed N]`; the last line is JSON."""
 
 from __future__ import annotations
 
 import argparse
-import json
 import random
 import secrets
-import statistics
 import sys
 import tempfile
 import time
-from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Final
 
-from ops.chaos.checker import Verdict, judge
+from ops.chaos import planted
+from ops.chaos.bugs import BUGS
+from ops.chaos.checker import judge
 from ops.chaos.cluster import Cluster
-from ops.chaos.nemesis import FAULTS
-from ops.chaos.wire import dump
+from ops.chaos.nemesis import FAULTS, MIXES, Deck, Fault, MissedError
+from ops.chaos.report import Run, Struck, report, say
+
+ROUND: Final = 4
+"""Faults of one mix: one after the other, each waited for, or all at once; then it is quiet."""
+_HEAL_S: Final = 60.0
+"""So long the end of a fault is waited for; the next one strikes then, whatever it finds."""
+_NOTICED_S: Final = 3.5
+"""A failure is late only after two seconds: so long it takes to see that a fault did harm."""
+_LOADED: Final = (0.03, 0.95)
+"""Parts of the load before the first fault and before the last: faults must find a system at work."""
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m ops.chaos")
-    parser.add_argument("--seed", type=int, default=secrets.randbelow(10**6))
-    parser.add_argument("--nodes", type=int, choices=(1, 3), default=3)
-    parser.add_argument("--failures", type=int, default=6_000)
-    parser.add_argument("--rate", type=float, default=80, help="failures per second")
-    parser.add_argument("--faults", type=int, default=24)
-    parser.add_argument("--settle-s", type=float, default=180)
-    parser.add_argument("--folder", type=Path, help="where logs are kept; absent: a temporary folder")
-    args = parser.parse_args()
+    args = _arguments()
     folder = args.folder or Path(tempfile.mkdtemp(prefix="omium-chaos-"))
     folder.mkdir(parents=True, exist_ok=True)
     say(f"seed {args.seed}, logs in {folder}")
     cluster = Cluster(folder, nodes=args.nodes, count=args.failures, rate=args.rate)
+    run = Run(seed=args.seed, nodes=args.nodes)
     try:
         cluster.start()
-        faults = torment(cluster, random.Random(args.seed), args.faults)
-        unsettled = settle(cluster, args.failures, args.settle_s)
-        verdict = judge(cluster.broker.bootstrap, cluster.logs, cluster.query())
-        if unsettled:
-            verdict.accuse("0 settles after healing", unsettled)
+        torment(cluster, args, run)
+        run.unsettled = settle(cluster, args.settle_s)
+        run.said = cluster.said()
+        crashes = [crash for process in cluster.processes for crash in process.crashes]
+        run.verdict = judge(cluster.broker.bootstrap, cluster.logs, cluster.query(), crashes)
     finally:
         cluster.close()
-    return report(args.seed, faults, verdict)
+    if args.planted != "none":
+        run.planted = planted.plant(planted.quick() if args.planted == "fast" else BUGS)
+    kinds = {fault.name for fault in FAULTS.values() if fault.nodes <= args.nodes}
+    return report(run, kinds if args.faults >= 5 * len(kinds) else set())
 
 
-def say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m ops.chaos")
+    parser.add_argument("--seed", type=int, default=secrets.randbelow(10**6))
+    parser.add_argument("--nodes", type=int, choices=(1, 3), default=3)
+    parser.add_argument("--failures", type=int, default=6_000)
+    parser.add_argument("--rate", type=float, default=60, help="failures per second")
+    parser.add_argument("--faults", type=int, default=24)
+    parser.add_argument("--only", default="", help="these faults in this order, as name[:argument],... instead")
+    parser.add_argument("--settle-s", type=float, default=240)
+    parser.add_argument("--planted", choices=("none", "fast", "all"), default="none", help="then plant bugs")
+    parser.add_argument("--folder", type=Path, help="where logs are kept; absent: a temporary folder")
+    args = parser.parse_args()
+    if args.only:
+        args.faults = len(args.only.split(","))
+    return args
 
 
-def torment(cluster: Cluster, rng: random.Random, count: int) -> Counter[str]:
-    """`count` faults, with time between them for the system to be hit at work."""
-    done: Counter[str] = Counter()
-    begun = time.monotonic()
-    time.sleep(8)
-    while sum(done.values()) < count:
-        fault = rng.choices(list(FAULTS), list(FAULTS.values()))[0]
-        where = fault(cluster, rng)
-        if fault.__name__ != "quiet":
-            done[fault.__name__] += 1
-            say(f"{time.monotonic() - begun:6.1f} s  {fault.__name__}: {where}")
-        time.sleep(rng.uniform(0.3, 2.5))
-    return done
+def plan(rng: random.Random, args: argparse.Namespace) -> Iterator[list[tuple[Fault, str]]]:
+    """What strikes together, for ever: rounds of one mix, single faults and storms in turn."""
+    if args.only:
+        for name, _, arg in (entry.partition(":") for entry in args.only.split(",")):
+            yield [(FAULTS[name], arg)]
+        return
+    mixes = [*MIXES.values(), tuple(FAULTS.values())]
+    decks = [Deck(tuple(fault for fault in mix if fault.nodes <= args.nodes), rng) for mix in mixes]
+    for number in range(10**9):
+        drawn = [(decks[number % len(decks)].draw(), "") for _ in range(ROUND)]
+        # Seven rounds of ten show how long one fault takes; in the others they meet.
+        yield from ([fault] for fault in drawn) if number % 10 < 7 else (drawn,)
 
 
-def settle(cluster: Cluster, failures: int, timeout_s: float) -> str | None:
-    """Wait until every execution's recovery has ended and ClickHouse has it all; else say what is missing."""
+def torment(cluster: Cluster, args: argparse.Namespace, run: Run) -> None:
+    """`args.faults` faults, in step with the load: those that come after it would find an idle system."""
+    rng = random.Random(args.seed)
+    begun_s = time.monotonic()
+    first, last = _LOADED
+    for together in plan(rng, args):
+        if (left := args.faults - len(run.struck)) <= 0 or sum(run.missed.values()) > args.faults:
+            return
+        due = args.failures * (first + (last - first) * len(run.struck) / args.faults)
+        while cluster.watch.executions < due and time.monotonic() - begun_s < 3 * args.failures / args.rate + 60:
+            time.sleep(0.1)
+        ended_s = time.monotonic()
+        done: list[tuple[str, str]] = []
+        for fault, arg in together[:left]:
+            try:
+                done.append((fault.name, fault.harm(cluster, rng, arg)))
+            except MissedError as error:
+                run.missed[f"{fault.name} ({error})"] += 1
+                continue
+            say(f"{time.monotonic() - begun_s:7.1f} s  {fault.name}: {done[-1][1]}")
+            ended_s = time.monotonic()
+            time.sleep(rng.uniform(0.2, 1.5) if len(together) > 1 else 0)
+        behind = cluster.watch.executions > due + ROUND * args.failures / args.faults
+        recovered_s = _recovered_s(cluster, ended_s, 0 if behind else _HEAL_S)
+        alone = len(together) == 1
+        run.struck += [Struck(kind, where, recovered_s if alone else None) for kind, where in done]
+        if not alone and recovered_s is not None:
+            run.storms_s.append(recovered_s)
+
+
+def _recovered_s(cluster: Cluster, since_s: float, timeout_s: float) -> float | None:
+    """Seconds from `since_s` until the backlog was gone, `timeout_s` where that took longer; None: not waited for."""
+    last_ill_s = since_s
+    while (now_s := time.monotonic()) < since_s + timeout_s:
+        if not cluster.watch.healthy():
+            last_ill_s = now_s
+        elif now_s > max(since_s + _NOTICED_S, last_ill_s + 1):
+            return last_ill_s - since_s
+        time.sleep(0.1)
+    return timeout_s or None
+
+
+def settle(cluster: Cluster, timeout_s: float) -> str | None:
+    """Wait until every recovery has ended and ClickHouse has it all, the agents gone; else say what is missing."""
     deadline = time.monotonic() + timeout_s
-    missing = "nothing was read"
-    while time.monotonic() < deadline:
-        time.sleep(3)
-        try:
-            bootstrap = cluster.broker.bootstrap
-            opened, ended = set(), set()
-            for row in dump(bootstrap, "recovery.dispositions.v1"):
-                if row.value and row.value["kind"] == "opened":
-                    opened.add(row.value["recovery_id"])
-            for row in dump(bootstrap, "recovery.results.v1"):
-                if row.value:
-                    ended.add(row.value["recovery_id"])
-            missing = f"{failures} failures, {len(opened)} opened, {len(opened - ended)} open"
-            if len(opened) >= failures and not opened - ended:
-                in_kafka = sum(1 for _ in dump(bootstrap, "recovery.dispositions.v1"))
-                stored = cluster.query()("SELECT count() FROM v_events WHERE topic = 'recovery.dispositions.v1'")[0][0]
-                missing = f"{in_kafka - stored} dispositions are not in ClickHouse"
-                if stored >= in_kafka:
-                    time.sleep(3)
-                    return None
-        except Exception as error:
-            missing = f"{type(error).__name__}: {error}"
-        say(missing)
+    told_s = 0.0
+    while missing := _missing(cluster):
+        if time.monotonic() > deadline:
+            return missing
+        if time.monotonic() - told_s > 5:
+            told_s = time.monotonic()
+            say(missing)
+        time.sleep(0.5)
+    for process in cluster.agents.values():
+        if process.wanted:
+            process.begin_stop()
+            # What they said last, late, is still to be answered.
+            time.sleep(2)
+    while (missing := _missing(cluster)) and time.monotonic() < deadline:
+        time.sleep(0.5)
     return missing
 
 
-def report(seed: int, faults: Counter[str], verdict: Verdict) -> int:
-    for invariant, cases in sorted(verdict.broken.items()):
-        say(f"BROKEN {invariant}: {len(cases)} cases, such as {'; '.join(cases[:3])}")
-    for name, count in sorted(faults.items()):
-        say(f"{count:5} {name}")
-    for name, count in sorted(verdict.happened.items()):
-        say(f"{count:7} {name}")
-    times = verdict.recovery_s
-    line: dict[str, Any] = {
-        "seed": seed,
-        "faults": sum(faults.values()),
-        "failures": verdict.failures,
-        "commands": verdict.commands,
-        "duplicates_dropped": verdict.duplicates_dropped,
-        "lost": verdict.lost,
-        "commands_twice": verdict.commands_twice,
-        "audit_missing": verdict.audit_missing,
-        "audit_twice": verdict.audit_twice,
-        "recovery_p50_s": round(statistics.median(times), 3) if times else None,
-        "recovery_max_s": round(times[-1], 3) if times else None,
-        "broken": sorted(verdict.broken),
-    }
-    print(json.dumps(line))
-    return 1 if verdict.broken else 0
+def _missing(cluster: Cluster) -> str | None:
+    watch = cluster.watch
+    words, recoveries = watch.owed
+    if watch.executions < cluster.count or words or recoveries:
+        return f"{watch.executions} of {cluster.count} failed, {words} words unanswered, {recoveries} recoveries open"
+    try:
+        query = "SELECT count() FROM v_events WHERE topic = 'recovery.dispositions.v1'"
+        stored = int(cluster.query()(query)[0][0])
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return f"{watch.dispositions - stored} dispositions are not in ClickHouse" if stored < watch.dispositions else None
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import json
 import signal
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,6 +23,18 @@ OUTCOMES: Final = "agent.outcomes.v1"
 COMMANDS: Final = "recovery.commands.v1"
 LONG_WORK: Final = ("async_execution", "exponential_backoff")
 """Commands whose outcome is waited for longer than a run lasts: these agents are never silent on them."""
+LATE_S: Final = 15.0
+"""Beyond the deadlines of `policy.toml`; duplicates of failures come so late too."""
+FORGER: Final = "forger"
+"""A tenant that speaks of other tenants' recoveries; nothing may come of it."""
+GARBAGE: Final = (
+    b"\x00\xff not a record",
+    b'{"tenant_id": "tenant-0"',
+    b'{"tenant_id": "tenant-0", "execution_id": {}, "error": []}',
+    b"[" * 5000,
+    b"\xc3\x01" + bytes(8) + b"a fingerprint that nobody knows",
+    b"\xc3\x01",
+)
 
 KINDS: Final[tuple[dict[str, Any], ...]] = (
     {"tool_response": {"tool": "payments", "status_code": 429, "headers": {"retry-after": "1"}}},
@@ -56,6 +69,8 @@ class Agents:
         self._answered: set[str] = set()
         self._unanswered: list[dict[str, Any]] = []
         self._lost: list[tuple[str, dict[str, Any], Callable[[Message], None]]] = []
+        self._later: list[tuple[float, Callable[[], None]]] = []
+        self._refused = 0
         for line in Path(args.log).read_text().splitlines():
             self._remember(json.loads(line))
         self._producer = Producer(
@@ -92,8 +107,9 @@ class Agents:
                 due += self._fail(number)
                 number = next(numbers, None)
             self._producer.poll(0)
-            for message in self._consumer.consume(200, 0.02):
+            for message in self._consumer.consume(500, 0.02):
                 self._command(message)
+            self._belated()
             lost, self._lost = self._lost, []
             for each in lost:
                 self._send(*each)
@@ -117,17 +133,44 @@ class Agents:
         self._log.write(json.dumps(entry) + "\n")
         self._remember(entry)
 
+    def _wait(self, do: Callable[[], None]) -> None:
+        self._later.append((time.monotonic() + LATE_S, do))
+
+    def _belated(self) -> None:
+        while self._later and self._later[0][0] < time.monotonic():
+            self._later.pop(0)[1]()
+
     def _fail(self, number: int) -> int:
         execution = f"x-{number}"
         failure_id = f"{execution}-f"
         if failure_id in self._acked:
             return 0
         self._report(execution, failure_id, {})
-        if draw(failure_id, "twice") < 2:
+        luck = draw(failure_id, "more")
+        if luck < 2:
             self._report(execution, failure_id, {})
+        elif luck < 4:
+            self._wait(lambda: self._report(execution, failure_id, {}))
+        elif luck < 7:
+            # A parallel branch of the run, whose options come on another topic: they may overtake the first's.
+            self._report(execution, f"{execution}-b", {}, kind=number + 4)
+        elif luck < 8:
+            self._throw_garbage(number)
         return 1
 
-    def _report(self, execution: str, failure_id: str, more: dict[str, Any], answers: str | None = None) -> None:
+    def _throw_garbage(self, number: int) -> None:
+        topic = (FAILURES, OUTCOMES)[number % 2]
+        garbage = GARBAGE[number // 2 % len(GARBAGE)]
+
+        def reported(error: KafkaError | None, message: Message) -> None:
+            if error is None and message.offset() is not None:
+                self._write(did="garbage-acked", topic=topic, place=[message.partition(), message.offset()])
+
+        self._producer.produce(topic, garbage, f"tenant-0/x-{number}".encode(), on_delivery=reported)
+
+    def _report(
+        self, execution: str, failure_id: str, more: dict[str, Any], answers: str | None = None, kind: int | None = None
+    ) -> None:
         number = int(execution.removeprefix("x-"))
         event = {
             "tenant_id": f"tenant-{number % 7}",
@@ -136,9 +179,11 @@ class Agents:
             "agent": {"id": f"agent-{number % 3}"},
             "error": {"class": "RunFailed", "message": f"run of {execution} failed"},
             "checkpoint": {"id": f"{execution}-c", "data": {"step": number}},
+            # This runtime's clock is up to an hour off: what decides is the broker's.
+            "occurred_at": (datetime.now(UTC) + timedelta(minutes=number % 121 - 60)).isoformat(),
             "side_effects_since_checkpoint": "none",
             "reply_format": "json",
-            **KINDS[number % len(KINDS)],
+            **KINDS[(number if kind is None else kind) % len(KINDS)],
             **more,
         }
 
@@ -165,12 +210,15 @@ class Agents:
     def _command(self, message: Message) -> None:
         if message.error():
             return
-        command = json.loads(message.value() or b"{}")
-        number = command.get("execution_id", "").removeprefix("x-")
+        number = (message.key() or b"").decode().rpartition("x-")[2]
         if not number.isdigit() or int(number) % self._args.shards != self._args.shard:
             return
+        command = json.loads(message.value() or b"{}")
         fence = [command["fence"]["offset"], command["fence"]["attempt"]]
         if fence <= self._taken.get(command["execution_id"], [-1, 0]):
+            self._refused += 1
+            if self._refused == 1:
+                self._write(did="refused", execution_id=command["execution_id"], fence=fence)
             return
         wanted = ("command_id", "recovery_id", "attempt", "tenant_id", "execution_id", "strategy")
         kept = {name: command[name] for name in wanted}
@@ -182,25 +230,50 @@ class Agents:
             return
         luck = draw(command_id)
         if luck < 12:
-            resumed_by = {"recovery_id": command["recovery_id"], "attempt": command["attempt"]}
-            again = f"{command['execution_id']}-f{command['attempt']}"
-            self._report(command["execution_id"], again, {"resumed_by": resumed_by}, answers=command_id)
+            self._fail_again(command)
         elif luck < 15 and command["strategy"] not in LONG_WORK:
             self._write(did="answered", command_id=command_id, how="silent")
+        elif luck < 17:
+            # Marked as answered, lest it be obeyed again; what is lost with a killed process is silence.
+            self._write(did="answered", command_id=command_id, how="late")
+            self._wait(lambda: self._answer(command, "succeeded"))
         else:
-            status = "not_applied" if luck < 18 else "succeeded"
+            status = "not_applied" if luck < 20 else "succeeded"
             self._answer(command, status)
-            if luck > 95:
+            if luck > 97:
                 self._answer(command, status)
+            elif luck > 95:
+                self._wait(lambda: self._answer(command, status))
+            elif luck > 93:
+                self._forge(command)
+            elif luck > 91:
+                # A heartbeat that came late, behind the end that it says is still to come.
+                self._wait(lambda: self._answer(command, "running"))
+
+    def _fail_again(self, command: dict[str, Any]) -> None:
+        execution, attempt = command["execution_id"], command["attempt"]
+        more = {"resumed_by": {"recovery_id": command["recovery_id"], "attempt": attempt}}
+        again = f"{execution}-f{attempt}"
+        self._report(execution, again, more, answers=command["command_id"])
+        if draw(again, "late") < 20:
+            self._wait(lambda: self._report(execution, again, more))
 
     def _answer(self, command: dict[str, Any], status: str) -> None:
         names = ("command_id", "recovery_id", "attempt", "tenant_id", "execution_id")
         outcome = {name: command[name] for name in names} | {"status": status, "applied": "all", "duration_s": 0.1}
 
         def acked(_: Message) -> None:
-            self._write(did="answered", command_id=command["command_id"], how=status)
+            if command["command_id"] not in self._answered:
+                self._write(did="answered", command_id=command["command_id"], how=status)
 
         self._send(OUTCOMES, outcome, acked)
+
+    def _forge(self, command: dict[str, Any]) -> None:
+        """Another tenant says that this recovery is given up, under the key of the one whose recovery it is."""
+        names = ("command_id", "recovery_id", "attempt", "execution_id")
+        outcome = {name: command[name] for name in names} | {"tenant_id": FORGER, "status": "abandoned"}
+        key = f"{command['tenant_id']}/{command['execution_id']}"
+        self._producer.produce(OUTCOMES, json.dumps(outcome).encode(), key.encode())
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -15,7 +15,7 @@ from typing import Any, Final
 from confluent_kafka import IsolationLevel, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
-from ops.chaos.wire import Row, dump
+from ops.chaos.wire import Row, dump, ms
 
 AUDITED: Final = (
     "agent.failures.v1",
@@ -33,11 +33,48 @@ AUDITED: Final = (
     "recovery.dispositions.v1",
     "recovery.dead-letters.v1",
 )
-TRANSACTIONAL: Final = ("recovery.commands.v1", "recovery.results.v1", "recovery.settled.v1", "recovery.state.v1")
+TRANSACTIONAL: Final = (
+    "recovery.commands.v1",
+    "recovery.results.v1",
+    "recovery.settled.v1",
+    "recovery.dispositions.v1",
+    "recovery.escalations.v1",
+    "recovery.state.v1",
+)
 FINAL: Final = {"joined", "commanded", "held", "escalated", "ended", "duplicate", "expired", "ignored", "stale"}
 """What may become of a failure; `opened` alone is not an end, `forwarded` names another place."""
+ONCE: Final = {"opened", "duplicate", "expired", "stale", "forwarded"}
+"""What is said when a failure is read: once, however often it is read."""
+REFUSED: Final = "the broker refused what it caused"
+FORGER: Final = "forger"
+_WHOSE: Final = ("tenant_id", "execution_id")
+KEPT: Final[dict[str, tuple[str, ...]]] = dict.fromkeys(AUDITED, _WHOSE) | {
+    "agent.outcomes.v1": (*_WHOSE, "command_id", "status"),
+    "recovery.commands.v1": (
+        *_WHOSE, "recovery_id", "attempt", "command_id", "fence", "strategy", "decision", "outcome_deadline"
+    ),
+    "recovery.results.v1": (*_WHOSE, "recovery_id", "status", "reason", "total_duration_s"),
+    "recovery.settled.v1": (
+        *_WHOSE, "command_id", "attempt", "subtype", "severity", "strategy", "status"
+    ),
+    "recovery.dispositions.v1": (
+        *_WHOSE, "subject", "subject_id", "kind", "attempt",
+        "origin_topic", "origin_partition", "origin_offset",
+    ),
+    "recovery.dead-letters.v1": ("origin_topic", "origin_partition", "origin_offset", "reason", "error"),
+} | {topic: (*_WHOSE, "origin") for topic in AUDITED if topic.startswith("recovery.options.")}  # fmt: skip
+"""What the judge looks at. All of it at once: of a hundred thousand failures whole records would not fit."""
+LOST: Final = "1 no failure is lost"
+TWICE: Final = "2 one command an attempt"
+AUDIT: Final = "3 audit complete"
+COUNTS: Final = "4 counts equal the fold"
+INPUT: Final = "5 no input stops a worker"
+TENANTS: Final = "6 tenants apart"
+DECISIONS: Final = "7 decisions recomputable"
 
 Query = Callable[[str], list[tuple[Any, ...]]]
+Rows = Mapping[str, list[Row]]
+Entries = list[dict[str, Any]]
 
 
 @dataclass
@@ -45,6 +82,8 @@ class Verdict:
     """What was found. `broken` is empty where all invariants held."""
 
     broken: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+    looked_at: Counter[str] = field(default_factory=Counter)
+    """Invariant to how many cases of it were looked at: of none it says nothing."""
     failures: int = 0
     commands: int = 0
     duplicates_dropped: int = 0
@@ -52,7 +91,8 @@ class Verdict:
     commands_twice: int = 0
     audit_missing: int = 0
     audit_twice: int = 0
-    recovery_s: list[float] = field(default_factory=list)
+    success_s: list[float] = field(default_factory=list)
+    """From failure to success, by the broker's clock."""
     happened: Counter[str] = field(default_factory=Counter)
     """What should sometimes happen, else the run proved nothing."""
 
@@ -60,43 +100,57 @@ class Verdict:
         self.broken[invariant].append(what)
 
 
-def judge(bootstrap: str, logs: Iterable[Path], query: Query | None) -> Verdict:
-    """Check everything; the workers have settled and are stopped, or idle."""
+def judge(bootstrap: str, logs: Iterable[Path], query: Query | None, crashes: Sequence[str] = ()) -> Verdict:
+    """Check everything; the workers have settled. `crashes`: processes that ended by themselves."""
     verdict = Verdict()
     rows: dict[str, list[Row]] = defaultdict(list)
-    for row in dump(bootstrap, *AUDITED):
+    for row in dump(bootstrap, *AUDITED, kept=KEPT):
         rows[row.topic].append(row)
     entries = [json.loads(line) for log in logs for line in log.read_text().splitlines()]
-    _no_failure_is_lost(verdict, rows, entries)
-    _one_command_an_attempt(verdict, rows)
-    _one_end_a_recovery(verdict, rows)
-    _effects_once(verdict, entries)
-    _tenants_apart(verdict, rows)
-    _decisions_recomputable(verdict, rows)
+    no_failure_is_lost(verdict, rows, entries)
+    every_failure_is_decided(verdict, rows, entries)
+    one_command_an_attempt(verdict, rows)
+    one_end_a_recovery(verdict, rows)
+    inputs_count_once(verdict, rows)
+    words_in_time_count(verdict, rows)
+    effects_once(verdict, entries)
+    tenants_apart(verdict, rows)
+    decisions_recomputable(verdict, rows)
+    no_input_stops_a_worker(verdict, rows, entries, crashes)
     _counts_are_the_fold(verdict, bootstrap, rows["recovery.settled.v1"])
     _transactions_ended(verdict, bootstrap)
     if query:
-        _audit_complete(verdict, rows, query)
+        audit_complete(verdict, rows, query)
     return verdict
 
 
-def _no_failure_is_lost(verdict: Verdict, rows: dict[str, list[Row]], entries: list[dict[str, Any]]) -> None:
-    became: dict[tuple[int, int], set[str]] = defaultdict(set)
-    by_id: dict[str, set[str]] = defaultdict(set)
+def _said(rows: Rows, subject: str) -> Iterator[tuple[tuple[int, int], dict[str, Any]]]:
+    """What was said of each input of a kind, by its place."""
     for row in rows["recovery.dispositions.v1"]:
-        said = row.value
-        if said and said["subject"] == "failure":
-            became[said["origin_partition"], said["origin_offset"]].add(said["kind"])
-            by_id[said["subject_id"]].add(said["kind"])
-        if said:
-            verdict.happened[f"{said['subject']} {said['kind']}"] += 1
-    dead = {
+        if row.value and row.value["subject"] == subject:
+            yield (row.value["origin_partition"], row.value["origin_offset"]), row.value
+
+
+def _buried(rows: Rows, topic: str) -> set[tuple[int, int]]:
+    return {
         (row.value["origin_partition"], row.value["origin_offset"])
         for row in rows["recovery.dead-letters.v1"]
-        if row.value and row.value["origin_topic"] == "agent.failures.v1"
+        if row.value and row.value["origin_topic"] == topic
     }
+
+
+def no_failure_is_lost(verdict: Verdict, rows: Rows, entries: Entries) -> None:
+    became: dict[tuple[int, int], set[str]] = defaultdict(set)
+    by_id: dict[str, set[str]] = defaultdict(set)
+    for place, said in _said(rows, "failure"):
+        became[place].add(said["kind"])
+        by_id[said["subject_id"]].add(said["kind"])
+    for row in rows["recovery.dispositions.v1"]:
+        if row.value:
+            verdict.happened[f"{row.value['subject']} {row.value['kind']}"] += 1
+    dead = _buried(rows, "agent.failures.v1")
     acked = {tuple(e["place"]): e["failure_id"] for e in entries if e["did"] == "failure-acked"}
-    verdict.failures = len(acked)
+    verdict.failures = verdict.looked_at[LOST] = len(acked)
     verdict.duplicates_dropped = sum("duplicate" in kinds for kinds in became.values())
     for (partition, offset), failure_id in acked.items():
         kinds = became[partition, offset]
@@ -104,63 +158,135 @@ def _no_failure_is_lost(verdict: Verdict, rows: dict[str, list[Row]], entries: l
             kinds = by_id[failure_id] - {"forwarded"}
         if not kinds & FINAL and (partition, offset) not in dead:
             verdict.lost += 1
-            verdict.accuse("1 no failure is lost", f"{failure_id} at {partition}:{offset} became {sorted(kinds)}")
+            verdict.accuse(LOST, f"{failure_id} at {partition}:{offset} became {sorted(kinds)}")
 
 
-def _one_command_an_attempt(verdict: Verdict, rows: dict[str, list[Row]]) -> None:
+def every_failure_is_decided(verdict: Verdict, rows: Rows, entries: Entries) -> None:
+    """streams answers each failure, also one that recover has no use for: one that it skipped would wait in vain."""
+    decided = _buried(rows, "agent.failures.v1")
+    for topic, found in rows.items():
+        if topic.startswith("recovery.options."):
+            decided |= {(row.value["origin"]["partition"], row.value["origin"]["offset"]) for row in found if row.value}
+    for entry in entries:
+        if entry["did"] == "failure-acked" and tuple(entry["place"]) not in decided:
+            verdict.accuse(LOST, f"{entry['failure_id']} at {entry['place']} got no options")
+
+
+def one_command_an_attempt(verdict: Verdict, rows: Rows) -> None:
     commands = [row.value for row in rows["recovery.commands.v1"] if row.value]
-    verdict.commands = len(commands)
+    verdict.commands = verdict.looked_at[TWICE] = len(commands)
     for (recovery, attempt), count in Counter((c["recovery_id"], c["attempt"]) for c in commands).items():
         if count > 1:
             verdict.commands_twice += count - 1
-            verdict.accuse("2 one command an attempt", f"{recovery} attempt {attempt}: {count} commands")
+            verdict.accuse(TWICE, f"{recovery} attempt {attempt}: {count} commands")
     last: dict[str, tuple[int, int]] = {}
     for command in commands:
         fence = (command["fence"]["offset"], command["fence"]["attempt"])
         if fence <= last.get(command["execution_id"], (-1, 0)):
-            verdict.accuse("2 one command an attempt", f"fence of {command['execution_id']} does not rise: {fence}")
+            verdict.accuse(TWICE, f"fence of {command['execution_id']} does not rise: {fence}")
         last[command["execution_id"]] = fence
-    opened = {row.value["recovery_id"] for row in rows["recovery.results.v1"] if row.value}
+    ended = {row.value["recovery_id"] for row in rows["recovery.results.v1"] if row.value}
     for command in commands:
-        if command["recovery_id"] not in opened:
-            verdict.accuse("1 no failure is lost", f"recovery {command['recovery_id']} was commanded and never ended")
+        if command["recovery_id"] not in ended:
+            verdict.accuse(LOST, f"recovery {command['recovery_id']} was commanded and never ended")
 
 
-def _one_end_a_recovery(verdict: Verdict, rows: dict[str, list[Row]]) -> None:
+def one_end_a_recovery(verdict: Verdict, rows: Rows) -> None:
     results = [row.value for row in rows["recovery.results.v1"] if row.value]
     for recovery, count in Counter(r["recovery_id"] for r in results).items():
         if count > 1:
-            verdict.accuse("2 one command an attempt", f"{recovery} ended {count} times")
-    verdict.recovery_s = sorted(r["total_duration_s"] for r in results if r["status"] == "success")
+            verdict.accuse(TWICE, f"{recovery} ended {count} times")
+    settled = Counter(row.value["command_id"] for row in rows["recovery.settled.v1"] if row.value)
+    for command_id, count in settled.items():
+        if count > 1:
+            verdict.accuse(TWICE, f"command {command_id} was settled {count} times")
+    verdict.success_s = sorted(r["total_duration_s"] for r in results if r["status"] == "success")
     verdict.happened.update(f"result {r['status']}/{r['reason']}" for r in results)
 
 
-def _effects_once(verdict: Verdict, entries: list[dict[str, Any]]) -> None:
+def inputs_count_once(verdict: Verdict, rows: Rows) -> None:
+    """However often an input is read, what became of it is said once: a replay is not another input."""
+    failures = Counter(place for place, said in _said(rows, "failure") if said["kind"] in ONCE)
+    answers = Counter((*p, s["attempt"]) for p, s in _said(rows, "failure") if s["kind"] == "commanded")
+    outcomes = Counter(place for place, _ in _said(rows, "outcome"))
+    for told, what in ((failures, "the failure"), (answers, "an attempt for the failure"), (outcomes, "the outcome")):
+        for place, count in told.items():
+            if count > 1:
+                verdict.accuse(TWICE, f"{what} at {place} was taken {count} times")
+    heard = outcomes.keys() | _buried(rows, "agent.outcomes.v1")
+    for row in rows["agent.outcomes.v1"]:
+        if row.value and (row.partition, row.offset) not in heard:
+            verdict.accuse(LOST, f"nothing became of the outcome at {row.partition}:{row.offset}")
+
+
+def words_in_time_count(verdict: Verdict, rows: Rows) -> None:
+    """No attempt expires of which it had been said in time, in the partition of its command, that it succeeded."""
+    commands = {row.value["command_id"]: row for row in rows["recovery.commands.v1"] if row.value}
+    expired = {r.value["command_id"] for r in rows["recovery.settled.v1"] if r.value and r.value["status"] == "expired"}
+    verdict.happened["attempt expired"] = len(expired)
+    for row in rows["agent.outcomes.v1"]:
+        said = row.value or {}
+        command = commands.get(said.get("command_id", "")) if said.get("status") == "succeeded" else None
+        if command is None or command.value is None or said["tenant_id"] != command.value["tenant_id"]:
+            continue
+        in_time = row.at_ms < ms(command.value["outcome_deadline"]) and row.partition == command.partition
+        if in_time and said["command_id"] in expired:
+            verdict.accuse(LOST, f"command {said['command_id']} expired although its success had been said in time")
+
+
+def effects_once(verdict: Verdict, entries: Entries) -> None:
     taken = Counter((e["execution_id"], tuple(e["fence"])) for e in entries if e["did"] == "took")
     for (execution, fence), count in taken.items():
         if count > 1:
-            verdict.accuse("2 one command an attempt", f"{execution} took {fence} {count} times")
+            verdict.accuse(TWICE, f"{execution} took {fence} {count} times")
+    verdict.happened["fence refused"] = sum(e["did"] == "refused" for e in entries)
 
 
-def _tenants_apart(verdict: Verdict, rows: dict[str, list[Row]]) -> None:
+def tenants_apart(verdict: Verdict, rows: Rows) -> None:
     for topic, found in rows.items():
         for row in found:
             record = row.value or {}
-            execution = str(record.get("execution_id", ""))
-            number = execution.removeprefix("x-")
-            if number.isdigit() and record["tenant_id"] != f"tenant-{int(number) % 7}":
-                verdict.accuse("6 tenants apart", f"{topic} says {execution} is of {record['tenant_id']}")
+            number = str(record.get("execution_id", "")).removeprefix("x-")
+            if not number.isdigit():
+                continue
+            verdict.looked_at[TENANTS] += 1
+            if record["tenant_id"] == FORGER and record.get("kind") in ("phantom", "forwarded"):
+                verdict.happened["forgery refused"] += 1
+            elif topic != "agent.outcomes.v1" and record["tenant_id"] != f"tenant-{int(number) % 7}":
+                verdict.accuse(TENANTS, f"{topic} says x-{number} is of {record['tenant_id']}")
+    for row in rows["recovery.results.v1"]:
+        # Only a forger gives up here.
+        if row.value and row.value["reason"] == "abandoned":
+            verdict.accuse(TENANTS, f"a stranger ended {row.value['recovery_id']}")
 
 
-def _decisions_recomputable(verdict: Verdict, rows: dict[str, list[Row]]) -> None:
+def decisions_recomputable(verdict: Verdict, rows: Rows) -> None:
     for row in rows["recovery.commands.v1"]:
         decision = (row.value or {}).get("decision")
         if not row.value or not decision or decision["mode"] not in ("static", "greedy"):
             continue
+        verdict.looked_at[DECISIONS] += 1
         best = max((c["confidence"] for c in decision["candidates"] if c["eligible"]), default=None)
         chosen = decision["candidates"][decision["chosen"]]
         if chosen["confidence"] != best or chosen["strategy"] != row.value["strategy"]:
-            verdict.accuse("7 decisions recomputable", f"{row.value['command_id']} chose {chosen['strategy']}")
+            verdict.accuse(DECISIONS, f"{row.value['command_id']} chose {chosen['strategy']}")
+
+
+def no_input_stops_a_worker(verdict: Verdict, rows: Rows, entries: Entries, crashes: Sequence[str]) -> None:
+    """Garbage becomes dead letters, nothing else does but what the broker refused, and nobody dies of it."""
+    garbage = {(e["topic"], *e["place"]) for e in entries if e["did"] == "garbage-acked"}
+    verdict.looked_at[INPUT] = verdict.happened["garbage"] = len(garbage)
+    letters = {(t, *place) for t in ("agent.failures.v1", "agent.outcomes.v1") for place in _buried(rows, t)}
+    for topic, partition, offset in garbage - letters:
+        verdict.accuse(INPUT, f"garbage at {topic}:{partition}:{offset} became nothing")
+    for row in rows["recovery.dead-letters.v1"]:
+        if row.value:
+            verdict.happened[f"dead letter {row.value['reason']}"] += 1
+            place = (row.value["origin_topic"], row.value["origin_partition"], row.value["origin_offset"])
+            if place not in garbage and row.value["error"] != REFUSED:
+                verdict.accuse(INPUT, f"{place} was a good record, and is a dead letter: {row.value['error']}")
+    for crash in crashes:
+        verdict.accuse(INPUT, crash)
 
 
 def _counts_are_the_fold(verdict: Verdict, bootstrap: str, settled: list[Row]) -> None:
@@ -180,9 +306,10 @@ def _counts_are_the_fold(verdict: Verdict, bootstrap: str, settled: list[Row]) -
         if record := row.value:
             stratum = (record["subtype"], record["severity"], record["attempt_class"], record["strategy"])
             learned[stratum] = [record["samples"], record["successes"]]
+    verdict.looked_at[COUNTS] = len(expected)
     for key, counts in expected.items():
         if learned.get(key) != counts:
-            verdict.accuse("4 counts equal the fold", f"{key}: learned {learned.get(key)}, settled {counts}")
+            verdict.accuse(COUNTS, f"{key}: learned {learned.get(key)}, settled {counts}")
 
 
 def _transactions_ended(verdict: Verdict, bootstrap: str) -> None:
@@ -195,21 +322,23 @@ def _transactions_ended(verdict: Verdict, bootstrap: str) -> None:
         ends.append({(tp.topic, tp.partition): future.result().offset for tp, future in answer.items()})
     for place, stable in ends[0].items():
         if stable != ends[1][place]:
-            verdict.accuse(
-                "2 one command an attempt", f"a transaction is open on {place}: {stable} of {ends[1][place]}"
-            )
+            verdict.accuse(TWICE, f"a transaction is open on {place}: {stable} of {ends[1][place]}")
 
 
-def _audit_complete(verdict: Verdict, rows: dict[str, list[Row]], query: Query) -> None:
+def audit_complete(verdict: Verdict, rows: Rows, query: Query) -> None:
+    verdict.looked_at[AUDIT] = sum(map(len, rows.values()))
+    verdict.happened["audit row repeated"] = int(
+        query("SELECT (SELECT count() FROM audit_events) - (SELECT count() FROM v_events)")[0][0]
+    )
     stored = Counter((t, int(p), int(o)) for t, p, o in query("SELECT topic, partition, offset FROM v_events"))
     for topic, found in rows.items():
         for row in found:
             count = stored.pop((topic, row.partition, row.offset), 0)
             if count == 0:
                 verdict.audit_missing += 1
-                verdict.accuse("3 audit complete", f"{topic}:{row.partition}:{row.offset} is missing")
+                verdict.accuse(AUDIT, f"{topic}:{row.partition}:{row.offset} is missing")
             elif count > 1:
                 verdict.audit_twice += 1
-                verdict.accuse("3 audit complete", f"{topic}:{row.partition}:{row.offset} stands {count} times")
+                verdict.accuse(AUDIT, f"{topic}:{row.partition}:{row.offset} stands {count} times")
     for place in stored:
-        verdict.accuse("3 audit complete", f"{place} is in no topic")
+        verdict.accuse(AUDIT, f"{place} is in no topic")

@@ -1,4 +1,4 @@
-"""The faults, each a generator that does harm, yields while it lasts, and heals."""
+"""The faults. Each does its harm, heals what does not heal by itself, and says whom it struck."""
 
 from __future__ import annotations
 
@@ -6,113 +6,294 @@ import random
 import signal
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import Final
 
+from ops.chaos import data, skewed
 from ops.chaos.cluster import Cluster, Process
 
+SESSION_S: Final = 6.0
+"""Of every group: whoever is silent for longer is voted out."""
 FAILPOINTS: Final = {
     "recover": (
         "recover.staged",
         "recover.produced",
         "recover.offsets_sent",
         "recover.committed",
+        "recover.polled",
         "recover.fenced",
         "recover.restored",
     ),
     "streams": ("streams.before-send", "streams.delivered", "streams.counted"),
     "audit": ("audit.before-insert", "audit.inserted", "audit.committed"),
 }
+_ONCE: Final = frozenset({"recover.fenced", "recover.restored"})
+"""Places that a process passes once a partition."""
 
 
-def _any(rng: random.Random, processes: dict[str, Process]) -> Process:
-    return processes[rng.choice(sorted(processes))]
+class MissedError(Exception):
+    """The fault did not come about: it counts for nothing."""
 
 
-def kill_worker(cluster: Cluster, rng: random.Random) -> str:
+def _any(rng: random.Random, processes: dict[str, Process], arg: str) -> Process:
+    names = [name for name in sorted(processes) if name.startswith(arg)]
+    return processes[rng.choice(names)]
+
+
+def _until(what: Callable[[], bool], timeout_s: float) -> bool:
+    deadline = time.monotonic() + timeout_s
+    while not (done := what()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return done
+
+
+# --- workers
+
+
+def kill_worker(cluster: Cluster, rng: random.Random, arg: str) -> str:
     """kill -9 of one worker."""
-    victim = _any(rng, cluster.workers)
+    victim = _any(rng, cluster.workers, arg)
     victim.signal(signal.SIGKILL)
     return victim.name
 
 
-def term_worker(cluster: Cluster, rng: random.Random) -> str:
+def term_worker(cluster: Cluster, rng: random.Random, arg: str) -> str:
     """SIGTERM of one worker, as a rolling deploy does."""
-    victim = _any(rng, cluster.workers)
+    victim = _any(rng, cluster.workers, arg)
     victim.signal(signal.SIGTERM)
     return victim.name
 
 
-def failpoint(cluster: Cluster, rng: random.Random) -> str:
-    """One worker starts again and dies at a named place of its work."""
-    kind = rng.choice(("recover", "recover", "streams", "audit"))
-    victim = cluster.workers[f"{kind}-{rng.choice((1, 2)) if kind != 'audit' else 1}"]
-    name = rng.choice(FAILPOINTS[kind])
-    hit = 1 if name in ("recover.fenced", "recover.restored") else rng.randint(1, 30)
+def failpoint(cluster: Cluster, rng: random.Random, arg: str) -> str:
+    """One worker starts again, and dies at a named place of its work. `arg`: the place, and `@` the hit."""
+    kind = arg.partition(".")[0] or rng.choice([*FAILPOINTS, "recover"])
+    name, _, at = (arg or rng.choice(FAILPOINTS[kind])).partition("@")
+    hit = int(at or (1 if name in _ONCE else rng.randint(1, 25)))
+    victim = rng.choice(cluster.of(kind))
     victim.extra = {"OMIUM_FAILPOINTS": f"{name}=exit@{hit}"}
     victim.signal(signal.SIGKILL)
-    return f"{victim.name} at {name}"
+    return f"{victim.name} at {name}@{hit}"
 
 
-def zombie(cluster: Cluster, rng: random.Random) -> str:
-    """SIGSTOP of a recover worker beyond its session: it wakes up where another has taken over."""
-    victim = cluster.workers[f"recover-{rng.choice((1, 2))}"]
+def zombie(cluster: Cluster, rng: random.Random, arg: str) -> str:
+    """SIGSTOP of a worker beyond its session: it wakes up where another has taken over."""
+    victim = rng.choice(cluster.of(arg or rng.choice(("recover", "recover", "streams"))))
     victim.signal(signal.SIGSTOP)
-    time.sleep(9)
+    time.sleep(1.5 * SESSION_S)
     victim.signal(signal.SIGCONT)
     return victim.name
 
 
-def kill_agents(cluster: Cluster, rng: random.Random) -> str:
-    """kill -9 of a process of agents."""
-    victim = _any(rng, cluster.agents)
+def zombie_in_transaction(cluster: Cluster, rng: random.Random, arg: str) -> str:
+    """SIGSTOP of a recover worker after it has sent its offsets, before it commits; it wakes up as a zombie."""
+    victim = rng.choice(cluster.of("recover"))
+    name = arg or "recover.offsets_sent"
+    # The pause is for us to find it there.
+    victim.extra = {"OMIUM_FAILPOINTS": f"{name}=pause:1.5@{rng.randint(5, 20)}"}
+    starts = victim.starts
+    victim.signal(signal.SIGKILL)
+    if not _until(lambda: victim.starts > starts and victim.said(f"failpoint {name}"), 25):
+        raise MissedError(f"{victim.name} did not come to {name}")
+    victim.signal(signal.SIGSTOP)
+    time.sleep(1.5 * SESSION_S)
+    victim.signal(signal.SIGCONT)
+    return victim.name
+
+
+def rebalance(cluster: Cluster, rng: random.Random, arg: str) -> str:
+    """One worker leaves, or one more joins, for a while: partitions move, and move back."""
+    leaver = _any(rng, {name: p for name, p in cluster.workers.items() if name.endswith("-2")}, arg)
+    if rng.random() < 0.5:
+        leaver.begin_stop()
+        time.sleep(rng.uniform(1, 4))
+        leaver.wanted = True
+        return f"{leaver.name} left"
+    joiner = _any(rng, cluster.spare, arg)
+    joiner.wanted = True
+    time.sleep(rng.uniform(4, 8))
+    joiner.begin_stop()
+    return f"{joiner.name} joined"
+
+
+def recover_down(cluster: Cluster, rng: random.Random, arg: str) -> str:
+    """All recover workers are away while successes queue beyond their deadlines; no rung may be skipped for it."""
+    down_s = float(arg or rng.uniform(10, 20))
+    for process in cluster.of("recover"):
+        process.begin_stop()
+    time.sleep(down_s)
+    for process in cluster.of("recover"):
+        process.wanted = True
+    return f"{down_s:.0f} s"
+
+
+def clocks_off(cluster: Cluster, rng: random.Random, arg: str) -> str:
+    """The clocks of one kind of worker are minutes off, until it is started again."""
+    minutes = rng.choice((-30, -7, 7, 30))
+    victims = cluster.of(arg or rng.choice(("streams", "recover", "audit")))
+    for victim in victims:
+        victim.extra = {skewed.VARIABLE: str(60 * minutes)}
+        victim.signal(signal.SIGTERM)
+    if not _until(lambda: all(victim.said("clock off by") for victim in victims), 25):
+        raise MissedError("they did not start again")
+    return f"{', '.join(v.name for v in victims)} by {minutes:+} min"
+
+
+# --- agents
+
+
+def kill_agents(cluster: Cluster, rng: random.Random, arg: str) -> str:
+    """kill -9 of a process of agents: it reads its own notes, then all commands again."""
+    victim = _any(rng, cluster.agents, arg)
     victim.signal(signal.SIGKILL)
     return victim.name
 
 
-def kill_broker(cluster: Cluster, rng: random.Random) -> str:
-    """kill -9 of one node; with three, often the leader of something."""
-    node = rng.randint(1, cluster.nodes)
-    cluster.broker.kill(node)
-    time.sleep(rng.uniform(0.5, 4))
-    cluster.broker.restart(node)
-    return f"node {node}"
-
-
-def rebalance(cluster: Cluster, rng: random.Random) -> str:
-    """One worker leaves for a while: its partitions move, and move back."""
-    victim = cluster.workers[rng.choice(("recover-2", "streams-2"))]
-    victim.stop()
-    time.sleep(rng.uniform(1, 4))
-    victim.wanted = True
+def pause_agents(cluster: Cluster, rng: random.Random, arg: str) -> str:
+    """Agents that stall: their outcomes come late, some after the deadline."""
+    victim = _any(rng, cluster.agents, arg)
+    victim.signal(signal.SIGSTOP)
+    time.sleep(rng.uniform(4, 14))
+    victim.signal(signal.SIGCONT)
     return victim.name
 
 
-def recover_down(cluster: Cluster, rng: random.Random) -> str:
-    """All recover workers are away while outcomes queue; no rung may be skipped for it."""
-    for name in ("recover-1", "recover-2"):
-        cluster.workers[name].stop()
-    time.sleep(rng.uniform(8, 15))
-    for name in ("recover-1", "recover-2"):
-        cluster.workers[name].wanted = True
-    return "recover"
+# --- brokers
 
 
-def quiet(_: Cluster, __: random.Random) -> str:
-    """Nothing: faults that need a running system to strike must find one."""
-    time.sleep(4)
-    return ""
+def kill_broker(cluster: Cluster, rng: random.Random, arg: str) -> str:
+    """kill -9 of one node, for a moment. `arg`: for how many seconds."""
+    return _kill_node(cluster, rng.randint(1, cluster.nodes), float(arg or rng.uniform(0.5, 4)))
 
 
-Fault = Callable[[Cluster, random.Random], str]
-FAULTS: Final[dict[Fault, int]] = {
-    kill_worker: 6,
-    term_worker: 4,
-    failpoint: 8,
-    zombie: 1,
-    kill_agents: 3,
-    kill_broker: 2,
-    rebalance: 2,
-    recover_down: 1,
-    quiet: 2,
-}
-"""Each with its weight in the draw."""
+def kill_controller(cluster: Cluster, rng: random.Random, _: str) -> str:
+    """kill -9 of the node that leads the quorum."""
+    leader = cluster.broker.controller
+    struck = _kill_node(cluster, leader, rng.uniform(2, 4))
+    if cluster.nodes > 1 and cluster.broker.controller == leader:
+        raise MissedError(f"node {leader} leads the quorum still")
+    return struck
+
+
+def _kill_node(cluster: Cluster, node: int, down_s: float) -> str:
+    cluster.broker.kill(node)
+    time.sleep(down_s)
+    cluster.broker.restart(node)
+    return f"node {node} for {down_s:.1f} s"
+
+
+def pause_broker(cluster: Cluster, rng: random.Random, arg: str) -> str:
+    """SIGSTOP of one node: it keeps its connections and answers nobody; requests time out, nobody knows their fate."""
+    node, still_s = rng.randint(1, cluster.nodes), float(arg or rng.uniform(3, 12))
+    cluster.broker.pause(node)
+    time.sleep(still_s)
+    cluster.broker.resume(node)
+    return f"node {node} for {still_s:.1f} s"
+
+
+def oversized(cluster: Cluster, rng: random.Random, _: str) -> str:
+    """The broker takes only small commands for a while: what exceeds it is poison inside a transaction."""
+    with data.limited(cluster.broker.bootstrap, data.COMMANDS, max_bytes=1800):
+        time.sleep(rng.uniform(1, 2))
+    return data.COMMANDS
+
+
+# --- data
+
+
+def replay(cluster: Cluster, rng: random.Random, arg: str) -> str:
+    """One kind of worker reads its inputs again: recover from offset zero, the others the last thousands."""
+    kind = arg or rng.choice(("recover", "recover", "streams", "audit"))
+    processes = cluster.of(kind)
+    for process in processes:
+        process.begin_stop()
+    for process in processes:
+        process.stop()
+    try:
+        moved = data.rewind(cluster.broker.bootstrap, f"omium-{kind}", None if kind == "recover" else 1000)
+    finally:
+        for process in processes:
+            process.wanted = True
+    if not moved:
+        raise MissedError(f"omium-{kind} had members still")
+    return f"{kind}: {moved} records again"
+
+
+def repeat_options(cluster: Cluster, rng: random.Random, _: str) -> str:
+    """What streams said comes again, late and in another order, as from a second worker that was slow."""
+    return f"{data.repeat(cluster.broker.bootstrap, data.OPTIONS, 300, rng)} options again"
+
+
+def clickhouse_gone(cluster: Cluster, rng: random.Random, arg: str) -> str:
+    """Another process holds the embedded ClickHouse: audit runs, and cannot insert."""
+    gone_s = float(arg or rng.uniform(8, 14))
+    for process in cluster.of("audit"):
+        process.stop()
+    with data.holding(cluster.folder / "clickhouse"):
+        for process in cluster.of("audit"):
+            process.wanted = True
+        if not _until(lambda: all(p.said("ClickHouse takes no rows") for p in cluster.of("audit")), 40):
+            raise MissedError("audit did not find it missing")
+        time.sleep(gone_s)
+    return f"{gone_s:.0f} s"
+
+
+def clickhouse_slow(cluster: Cluster, rng: random.Random, _: str) -> str:
+    """Every insert takes three seconds more, for a while."""
+    victim = rng.choice(cluster.of("audit"))
+    victim.extra = {"OMIUM_FAILPOINTS": "audit.before-insert=pause:3"}
+    victim.signal(signal.SIGTERM)
+    if not _until(lambda: victim.said("failpoint audit.before-insert"), 20):
+        raise MissedError("audit inserted nothing")
+    time.sleep(rng.uniform(6, 10))
+    with suppress(ProcessLookupError):
+        victim.signal(signal.SIGKILL)
+    return victim.name
+
+
+Harm = Callable[[Cluster, random.Random, str], str]
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """A fault as it is drawn: `share` of its group, on clusters of at least `nodes`."""
+
+    harm: Harm
+    share: int = 1
+    nodes: int = 1
+
+    @property
+    def name(self) -> str:
+        return self.harm.__name__
+
+
+MIXES: Final[dict[str, tuple[Fault, ...]]] = {
+    "workers": (
+        Fault(kill_worker, 6), Fault(term_worker, 4), Fault(failpoint, 9), Fault(zombie), Fault(zombie_in_transaction),
+        Fault(rebalance, 3), Fault(recover_down), Fault(clocks_off, 2),
+    ),
+    "brokers": (Fault(kill_broker, 2), Fault(kill_controller, 2, nodes=3), Fault(pause_broker), Fault(oversized)),
+    "edges": (
+        Fault(kill_agents, 3), Fault(pause_agents), Fault(replay, 3), Fault(repeat_options, 2),
+        Fault(clickhouse_gone), Fault(clickhouse_slow),
+    ),
+}  # fmt: skip
+"""Rotated: each round draws from one of them, the last from all."""
+FAULTS: Final = {fault.name: fault for mix in MIXES.values() for fault in mix}
+
+
+class Deck:
+    """Faults drawn without putting back, so that every kind comes before one comes too often."""
+
+    def __init__(self, faults: tuple[Fault, ...], rng: random.Random) -> None:
+        self._faults, self._rng = faults, rng
+        self._left: list[Fault] = []
+
+    def draw(self) -> Fault:
+        if not self._left:
+            once = list(self._faults)
+            again = [fault for fault in self._faults for _ in range(fault.share - 1)]
+            self._rng.shuffle(once)
+            self._rng.shuffle(again)
+            self._left = again + once
+        return self._left.pop()

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
@@ -50,8 +51,15 @@ def read(value: bytes | None) -> dict[str, Any] | None:
     return datum if isinstance(datum, dict) else None
 
 
-def dump(bootstrap: str, *topics: str, committed: bool = True, timeout_s: float = 60.0) -> Iterator[Row]:
-    """Every record of `topics`, up to their ends as of now. Raises TimeoutError if the ends are not reached."""
+def ms(value: object) -> int:
+    """Epoch milliseconds of a time as Avro or JSON gives it."""
+    if isinstance(value, str):
+        value = datetime.fromisoformat(value)
+    return round(value.timestamp() * 1000) if isinstance(value, datetime) else int(str(value))
+
+
+def follower(bootstrap: str, *topics: str) -> tuple[Consumer, set[tuple[str, int]]]:
+    """A consumer of all committed records of `topics` from their beginning, and their partitions."""
     consumer = Consumer(
         {
             "bootstrap.servers": bootstrap,
@@ -59,29 +67,43 @@ def dump(bootstrap: str, *topics: str, committed: bool = True, timeout_s: float 
             "enable.auto.commit": False,
             "enable.partition.eof": True,
             "auto.offset.reset": "earliest",
-            "isolation.level": "read_committed" if committed else "read_uncommitted",
+            "isolation.level": "read_committed",
+            "fetch.wait.max.ms": 100,
+            "queued.max.messages.kbytes": 16 * 1024,
         }
     )
+    known = consumer.list_topics(timeout=60).topics
+    partitions = {(topic, number) for topic in topics for number in known[topic].partitions}
+    consumer.assign([TopicPartition(topic, number, 0) for topic, number in partitions])
+    return consumer, partitions
+
+
+def dump(
+    bootstrap: str, *topics: str, kept: Mapping[str, tuple[str, ...]] | None = None, timeout_s: float = 60.0
+) -> Iterator[Row]:
+    """Every committed record of `topics`, up to their ends as of now. Raises TimeoutError if the ends are not reached.
+
+    `kept`: the fields that are kept of a topic's records, as far as they have them; absent: all.
+    """
+    consumer, left = follower(bootstrap, *topics)
     try:
-        known = consumer.list_topics(timeout=timeout_s).topics
-        left = {(topic, number) for topic in topics for number in known[topic].partitions}
-        consumer.assign([TopicPartition(topic, number, 0) for topic, number in left])
         silent_s = 0.0
         while left:
-            message = consumer.poll(1.0)
-            if message is None:
-                silent_s += 1
-                if silent_s > timeout_s:
-                    raise TimeoutError(f"the ends of {sorted(left)} were not reached: is a transaction open?")
-                continue
-            silent_s = 0.0
-            error = message.error()
-            place = (message.topic() or "", message.partition() or 0)
-            if error is None:
-                yield Row(*place, message.offset() or 0, message.timestamp()[1], read(message.value()))
-            elif error.code() == KafkaError._PARTITION_EOF:
-                left.discard(place)
-            elif error.fatal():
-                raise KafkaException(error)
+            messages = consumer.consume(1000, 1.0)
+            silent_s = 0.0 if messages else silent_s + 1
+            if silent_s > timeout_s:
+                raise TimeoutError(f"the ends of {sorted(left)} were not reached: is a transaction open?")
+            for message in messages:
+                error = message.error()
+                topic, partition = message.topic() or "", message.partition() or 0
+                if error is None:
+                    value = read(message.value())
+                    if kept is not None and value is not None:
+                        value = {name: value[name] for name in kept[topic] if name in value}
+                    yield Row(topic, partition, message.offset() or 0, message.timestamp()[1], value)
+                elif error.code() == KafkaError._PARTITION_EOF:
+                    left.discard((topic, partition))
+                elif error.fatal():
+                    raise KafkaException(error)
     finally:
         consumer.close()

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, Final, Self, cast
@@ -188,9 +189,19 @@ def create_changelog(settings: Settings, topic: str) -> None:
     except KafkaException as error:
         if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
             raise
-        found = len(admin.list_topics(topic, timeout=_TIMEOUT_S).topics[topic].partitions)
+        found = _await_partitions(admin, topic)
         if found != settings.partitions:
             raise ValueError(f"{topic} has {found} partitions, {settings.partitions} expected") from error
+
+
+def _await_partitions(admin: AdminClient, topic: str) -> int:
+    """How many a topic has that somebody has just created: for a moment brokers do not know of any."""
+    deadline = time.monotonic() + _TIMEOUT_S
+    while not (found := len(admin.list_topics(topic, timeout=_TIMEOUT_S).topics[topic].partitions)):
+        if time.monotonic() > deadline:
+            break
+        time.sleep(0.05)
+    return found
 
 
 def changelog_name(settings: Settings, worker: str, table: str) -> str:

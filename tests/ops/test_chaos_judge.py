@@ -8,11 +8,12 @@ from ops.chaos import checker
 from ops.chaos.checker import Verdict
 from ops.chaos.wire import Row
 
-DISPOSITIONS = "recovery.dispositions.v1"
+OPTIONS = "recovery.options.performance.v1"
 
 
 def _rows(**topics: list[dict[str, Any]]) -> dict[str, list[Row]]:
     named = {name: f"recovery.{name}.v1" for name in ("commands", "results", "settled", "dispositions")}
+    named |= {"letters": "recovery.dead-letters.v1", "outcomes": "agent.outcomes.v1", "options": OPTIONS}
     return {topic: [] for topic in checker.AUDITED} | {
         named[name]: [Row(named[name], 0, offset, 0, value) for offset, value in enumerate(values)]
         for name, values in topics.items()
@@ -32,6 +33,7 @@ def _said(kind: str, offset: int = 0) -> dict[str, Any]:
         "subject": "failure",
         "subject_id": "f",
         "kind": kind,
+        "attempt": 1,
         "origin_partition": 0,
         "origin_offset": offset,
         "tenant_id": "tenant-1",
@@ -45,14 +47,14 @@ ACKED = [{"did": "failure-acked", "failure_id": "f", "execution_id": "x-1", "pla
 def test_a_failure_that_became_nothing_is_lost() -> None:
     for kinds, lost in ((["opened", "commanded"], 0), (["opened"], 1), ([], 1), (["forwarded"], 1)):
         verdict = Verdict()
-        checker._no_failure_is_lost(verdict, _rows(dispositions=[_said(kind) for kind in kinds]), ACKED)
+        checker.no_failure_is_lost(verdict, _rows(dispositions=[_said(kind) for kind in kinds]), ACKED)
         assert verdict.lost == lost, kinds
 
 
 def test_a_second_command_of_an_attempt_is_seen() -> None:
     verdict = Verdict()
     ended = [{"recovery_id": "r", "status": "success", "reason": "recovered", "total_duration_s": 0.1}]
-    checker._one_command_an_attempt(verdict, _rows(commands=[_command(), _command(offset=1)], results=ended))
+    checker.one_command_an_attempt(verdict, _rows(commands=[_command(), _command(offset=1)], results=ended))
     assert verdict.commands_twice == 1
     assert list(verdict.broken) == ["2 one command an attempt"]
 
@@ -60,23 +62,23 @@ def test_a_second_command_of_an_attempt_is_seen() -> None:
 def test_a_fence_that_does_not_rise_is_seen() -> None:
     verdict = Verdict()
     ended = [{"recovery_id": "r", "status": "success", "reason": "recovered", "total_duration_s": 0.1}]
-    checker._one_command_an_attempt(verdict, _rows(commands=[_command(2, 5), _command(1, 5)], results=ended))
+    checker.one_command_an_attempt(verdict, _rows(commands=[_command(2, 5), _command(1, 5)], results=ended))
     assert list(verdict.broken) == ["2 one command an attempt"]
 
 
 def test_a_recovery_without_an_end_and_one_with_two_are_seen() -> None:
     verdict = Verdict()
-    checker._one_command_an_attempt(verdict, _rows(commands=[_command()]))
+    checker.one_command_an_attempt(verdict, _rows(commands=[_command()]))
     assert list(verdict.broken) == ["1 no failure is lost"]
     verdict = Verdict()
     twice = [{"recovery_id": "r", "status": "success", "reason": "recovered", "total_duration_s": 0.1}] * 2
-    checker._one_end_a_recovery(verdict, _rows(results=twice))
+    checker.one_end_a_recovery(verdict, _rows(results=twice))
     assert verdict.broken
 
 
 def test_a_record_of_another_tenant_is_seen() -> None:
     verdict = Verdict()
-    checker._tenants_apart(verdict, _rows(commands=[_command(tenant_id="tenant-2")]))
+    checker.tenants_apart(verdict, _rows(commands=[_command(tenant_id="tenant-2")]))
     assert list(verdict.broken) == ["6 tenants apart"]
 
 
@@ -84,7 +86,7 @@ def test_a_choice_that_was_not_the_best_is_seen() -> None:
     command = _command()
     command["decision"]["candidates"].append({"strategy": "better", "confidence": 0.9, "eligible": True})
     verdict = Verdict()
-    checker._decisions_recomputable(verdict, _rows(commands=[command]))
+    checker.decisions_recomputable(verdict, _rows(commands=[command]))
     assert list(verdict.broken) == ["7 decisions recomputable"]
 
 
@@ -92,7 +94,8 @@ def test_a_row_that_is_missing_and_one_too_many_are_seen() -> None:
     rows = _rows(commands=[_command(), _command(2)])
     verdict = Verdict()
     topic = "recovery.commands.v1"
-    checker._audit_complete(verdict, rows, lambda _: [(topic, 0, 0), (topic, 0, 0), (topic, 0, 7)])
+    places = [(topic, 0, 0), (topic, 0, 0), (topic, 0, 7)]
+    checker.audit_complete(verdict, rows, lambda sql: [(0,)] if "count()" in sql else places)
     assert verdict.audit_missing == 1
     assert verdict.audit_twice == 1
     assert len(verdict.broken["3 audit complete"]) == 3
@@ -100,5 +103,62 @@ def test_a_row_that_is_missing_and_one_too_many_are_seen() -> None:
 
 def test_an_effect_twice_is_seen() -> None:
     verdict = Verdict()
-    checker._effects_once(verdict, [{"did": "took", "execution_id": "x-1", "fence": [0, 1]}] * 2)
+    checker.effects_once(verdict, [{"did": "took", "execution_id": "x-1", "fence": [0, 1]}] * 2)
     assert verdict.broken
+
+
+def test_a_failure_that_streams_passed_over_is_seen() -> None:
+    for origins, broken in (([{"partition": 0, "offset": 0}], []), ([{"partition": 1, "offset": 0}], [checker.LOST])):
+        verdict = Verdict()
+        checker.every_failure_is_decided(verdict, _rows(options=[{"origin": origin} for origin in origins]), ACKED)
+        assert list(verdict.broken) == broken
+
+
+def test_an_input_that_was_taken_twice_is_seen() -> None:
+    for kinds, broken in ((["opened", "commanded", "joined"], []), (["opened", "duplicate"], [checker.TWICE])):
+        verdict = Verdict()
+        checker.inputs_count_once(verdict, _rows(dispositions=[_said(kind) for kind in kinds]))
+        assert list(verdict.broken) == broken
+
+
+def test_an_outcome_of_which_nothing_became_is_seen() -> None:
+    verdict = Verdict()
+    checker.inputs_count_once(verdict, _rows(outcomes=[{"command_id": "c1", "status": "succeeded"}]))
+    assert list(verdict.broken) == [checker.LOST]
+
+
+def test_a_success_that_was_said_in_time_and_did_not_count_is_seen() -> None:
+    for at_ms, broken in ((999, [checker.LOST]), (1000, [])):
+        rows = _rows(commands=[_command(outcome_deadline=1000)], settled=[{"command_id": "c1", "status": "expired"}])
+        said = {"command_id": "c1", "status": "succeeded", "tenant_id": "tenant-1"}
+        rows["agent.outcomes.v1"] = [Row("agent.outcomes.v1", 0, 0, at_ms, said)]
+        verdict = Verdict()
+        checker.words_in_time_count(verdict, rows)
+        assert list(verdict.broken) == broken, at_ms
+
+
+def test_a_recovery_that_a_stranger_ended_is_seen() -> None:
+    verdict = Verdict()
+    checker.tenants_apart(verdict, _rows(results=[{"recovery_id": "r", "reason": "abandoned"}]))
+    assert list(verdict.broken) == [checker.TENANTS]
+
+
+def test_garbage_that_vanished_good_records_that_were_buried_and_crashes_are_seen() -> None:
+    garbage = [{"did": "garbage-acked", "topic": "agent.outcomes.v1", "place": [0, 3]}]
+    letter = {
+        "origin_topic": "agent.outcomes.v1",
+        "origin_partition": 0,
+        "origin_offset": 3,
+        "reason": "x",
+        "error": "e",
+    }
+    for letters, entries, crashes, broken in (
+        ([letter], garbage, [], 0),
+        ([], garbage, [], 1),
+        ([letter], [], [], 1),
+        ([letter | {"error": checker.REFUSED}], [], [], 0),
+        ([letter], garbage, ["recover-1 ended with 1"], 1),
+    ):
+        verdict = Verdict()
+        checker.no_input_stops_a_worker(verdict, _rows(letters=letters), entries, crashes)
+        assert len(verdict.broken.get(checker.INPUT, [])) == broken

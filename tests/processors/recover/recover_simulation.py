@@ -1,20 +1,20 @@
 """A seeded world: duplicates, reorderings, lost replies, expiries, aborted steps and restarts; and what must hold.
 
-`python tests/processors/recover/recover_simulation.py FIRST COUNT` runs seeds by hand; a seed that fails is named.
+`python -m ops.chaos.simulate --seeds 1000000` runs more of them; a seed that fails is named.
 """
 
 from __future__ import annotations
 
 import random
-import sys
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
-from recover_world import EXECUTION, TENANT, World, again, failure, option, options, outcome
+from recover_world import EXECUTION, POLICIES, TENANT, World, again, failure, option, options, outcome
 
 from processors.recover import ids
 from processors.recover.events import Due
-from processors.recover.state import MEMORY_MS
+from processors.recover.policy import Policy
+from processors.recover.state import MAX_CLOSED, MEMORY_MS
 from schemas.records import (
     Category,
     Checkpoint,
@@ -28,6 +28,7 @@ from schemas.records import (
     SettledAttempt,
     Strategy,
     ToolResponse,
+    epoch_ms,
 )
 from schemas.topics import FAILURES
 
@@ -39,6 +40,9 @@ _CATEGORIES = (
     *[Category.TOOL_FAILURE] * 6, *[Category.HALLUCINATION] * 6, Category.LOGICAL_ERROR, Category.PERFORMANCE,
     Category.UNCLASSIFIED, Category.NONE,
 )  # fmt: skip
+_LONGEST_MS = round((POLICIES.of(TENANT, None, None).start_within_s + Policy().max_outcome_wait_s) * 1000)
+_BEAT_MS = round(Policy().attempt_s * 1000) - 1000
+_BEATS = 2 + _LONGEST_MS // _BEAT_MS
 _NO_PERSON = {"recovered", "not_a_failure", "abandoned"}
 
 
@@ -49,18 +53,24 @@ class Simulation:
         self.rng = random.Random(seed)
         self.world = World()
         self.events: Counter[str] = Counter()
+        self._patient = self.rng.random() < 0.2
         self._failures = 0
         self._classified = 0
         self._answered: set[str] = set()
 
-    def run(self) -> Counter[str]:
-        rules = (
+    def rules(self) -> tuple[Callable[[], None], ...]:
+        """What may happen next; what stands here more than once is likelier."""
+        return (
             self.fail, self.fail, self.repeat_failure, self.classify, self.classify, self.save, self.react, self.react,
-            self.react, self.forge, self.read, self.read, self.read, self.read, self.read_all, self.pass_time,
-            self.restart, self.abort,
+            self.react, self.beat, self.forge, self.read, self.read, self.read, self.read, self.read_all,
+            self.pass_time, self.restart, self.abort,
         )  # fmt: skip
+
+    def run(self) -> Counter[str]:
+        rules = self.rules()
         for _ in range(self.rng.randint(10, 35)):
             self.rng.choice(rules)()
+            self.check_deadline()
         self.settle()
         check(self.world)
         self.events.update(str(d.kind) for d in self.world.records(Disposition))
@@ -119,6 +129,18 @@ class Simulation:
             for _ in range(self.rng.choice((1, 1, 2))):
                 self.world.append(outcome(command, reply))
 
+    def beat(self) -> None:
+        """A runtime that says for hours that it is still at work."""
+        if not self._patient or self.rng.random() < 0.8:
+            return
+        for _ in range(_BEATS):
+            recovery = self.world.state.recovery if self.world.state else None
+            if recovery is None or recovery.command is None:
+                break
+            self.world.append(outcome(self.world.commands[-1], "running"))
+            self.world.tick(_BEAT_MS)
+            self.check_deadline()
+
     def forge(self) -> None:
         commands = self.world.commands
         recovery, attempt = self.rng.choice(("r", *(c.recovery_id for c in commands))), self.rng.randint(1, 5)
@@ -144,14 +166,27 @@ class Simulation:
             return
         record: FailureEvent = log[offset][1]
         chosen = [
-            option(strategy, round(0.5 + rng.random() / 2, 2), rng.choice((0, 1000, 200_000)))
+            option(
+                strategy, round(0.5 + rng.random() / 2, 2), rng.choice((0, 1000, 200_000)), self._parameters(strategy)
+            )
             for strategy in rng.sample(_STRATEGIES, rng.choice((0, 2, 3, 4, 5, 6, 7)))
         ]
         self.world.append(
             options(record.identity(0, offset), offset, *chosen, category=rng.choice(_CATEGORIES), subtype="timeout")
         )
 
+    def _parameters(self, strategy: Strategy) -> str:
+        """In some worlds polls that would take a month; else what is usual."""
+        endless = strategy is Strategy.ASYNC_EXECUTION and self._patient
+        return '{"poll_interval_s":3600,"max_polls":1000}' if endless else ""
+
     # --- recover
+
+    def check_deadline(self) -> None:
+        """Neither modifications nor heartbeats keep an attempt open beyond the policy's bound."""
+        recovery = self.world.state.recovery if self.world.state else None
+        if recovery and (command := recovery.command):
+            assert command.outcome_deadline_ms <= command.issued_ms + _LONGEST_MS, "a deadline beyond all bounds"
 
     def read(self) -> None:
         if waiting := self.world.unread():
@@ -223,6 +258,7 @@ def check(world: World) -> None:
     _check_answers(world, {s.command_id: s for s in settled})
     _check_choices(world)
     _check_dispositions(world)
+    _check_phantoms(world)
 
 
 def _check_commands(commands: list[ResumeCommand]) -> None:
@@ -285,6 +321,19 @@ def _check_dispositions(world: World) -> None:
         assert said.command_id in issued or "phantom" in last["agent.outcomes.v1", offset], f"outcome {offset}"
 
 
+def _check_phantoms(world: World) -> None:
+    """No command is forgotten before its time."""
+    if len(world.records(RecoveryResult)) > MAX_CLOSED:
+        return
+    issued: dict[str, int] = {}
+    for record in (emit.record for emit in world.said):
+        if isinstance(record, ResumeCommand):
+            issued[record.command_id] = epoch_ms(record.issued_at)
+        elif isinstance(record, Disposition) and record.kind == "phantom" and record.subject_id in issued:
+            forgotten = epoch_ms(record.decided_at) >= issued[record.subject_id] + MEMORY_MS
+            assert forgotten or record.reason == "no command of this log has that id", "a command was forgotten"
+
+
 def simulate(seeds: Iterable[int]) -> Counter[str]:
     """Run the seeds; what happened in all. Raises AssertionError that names the seed."""
     events: Counter[str] = Counter()
@@ -294,8 +343,3 @@ def simulate(seeds: Iterable[int]) -> Counter[str]:
         except AssertionError as error:
             raise AssertionError(f"seed {seed}: {error}") from error
     return events
-
-
-if __name__ == "__main__":
-    first, count = int(sys.argv[1]), int(sys.argv[2])
-    print(simulate(range(first, first + count)))

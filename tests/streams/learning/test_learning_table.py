@@ -6,6 +6,7 @@ import asyncio
 import time
 import uuid
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -198,6 +199,15 @@ def test_a_changelog_of_another_size_is_refused(settings: Settings) -> None:
     other = settings.model_copy(update={"partitions": settings.partitions + 1})
     with pytest.raises(ValueError, match="partitions"):
         create_changelog(other, name)
+
+
+def test_workers_that_start_at_once_may_all_create_it(settings: Settings) -> None:
+    """For a moment the broker knows a new topic without its partitions: that is no other size."""
+    for _ in range(5):
+        name = f"race-{uuid.uuid4().hex[:8]}"
+        with ThreadPoolExecutor(8) as pool:
+            for started in [pool.submit(create_changelog, settings, name) for _ in range(8)]:
+                started.result()
 
 
 def prepare(settings: Settings) -> None:

@@ -1,0 +1,89 @@
+"""What faults do to data: offsets moved back, records repeated, stores held, limits lowered."""
+
+from __future__ import annotations
+
+import fcntl
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, KafkaException, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
+
+COMMANDS: Final = "recovery.commands.v1"
+OPTIONS: Final = "recovery.options.tool-failure.v1"
+_TIMEOUT_S: Final = 20.0
+
+
+def rewind(bootstrap: str, group: str, records: int | None) -> int:
+    """Move a group without members back by `records` a partition (None: to the beginning).
+
+    Returns how many offsets it will see again; 0 where the group has members still.
+    """
+    admin = AdminClient({"bootstrap.servers": bootstrap})
+    told = admin.list_consumer_group_offsets([ConsumerGroupTopicPartitions(group)])[group].result(_TIMEOUT_S)
+    moved, targets = 0, []
+    for tp in told.topic_partitions or ():
+        target = 0 if records is None else max(0, tp.offset - records)
+        moved += max(0, tp.offset - target)
+        targets.append(TopicPartition(tp.topic, tp.partition, target))
+    if not moved:
+        return 0
+    try:
+        request = ConsumerGroupTopicPartitions(group, targets)
+        answer = admin.alter_consumer_group_offsets([request])[group].result(_TIMEOUT_S)
+    except KafkaException:
+        return 0
+    return 0 if any(tp.error for tp in answer.topic_partitions or ()) else moved
+
+
+def repeat(bootstrap: str, topic: str, count: int, rng: random.Random) -> int:
+    """Produce some of the topic's newest records again, shuffled. Returns how many."""
+    consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": "omium-chaos-repeat", "enable.auto.commit": False})
+    producer = Producer({"bootstrap.servers": bootstrap, "partitioner": "murmur2_random", "linger.ms": 5})
+    try:
+        starts = []
+        partitions = consumer.list_topics(topic, timeout=_TIMEOUT_S).topics[topic].partitions
+        for number in partitions:
+            low, high = consumer.get_watermark_offsets(TopicPartition(topic, number), timeout=_TIMEOUT_S)
+            starts.append(TopicPartition(topic, number, max(low, high - count // len(partitions))))
+        consumer.assign(starts)
+        messages = [message for message in consumer.consume(count, 3) if message.error() is None]
+        rng.shuffle(messages)
+        for message in messages:
+            headers = message.headers()
+            producer.produce(topic, message.value(), message.key(), headers=headers)
+        producer.flush(_TIMEOUT_S)
+        return len(messages) - len(producer)
+    finally:
+        consumer.close()
+
+
+@contextmanager
+def limited(bootstrap: str, topic: str, *, max_bytes: int) -> Iterator[None]:
+    """The broker refuses larger records of `topic` meanwhile."""
+    admin = AdminClient({"bootstrap.servers": bootstrap})
+    resource = ConfigResource(ResourceType.TOPIC, topic)
+    before = admin.describe_configs([resource])[resource].result(_TIMEOUT_S)["max.message.bytes"].value
+    _set(admin, topic, str(max_bytes))
+    try:
+        yield
+    finally:
+        _set(admin, topic, str(before))
+
+
+def _set(admin: AdminClient, topic: str, value: str) -> None:
+    entry = ConfigEntry("max.message.bytes", value, incremental_operation=AlterConfigOpType.SET)
+    resource = ConfigResource(ResourceType.TOPIC, topic, incremental_configs=[entry])
+    admin.incremental_alter_configs([resource])[resource].result(_TIMEOUT_S)
+
+
+@contextmanager
+def holding(folder: Path) -> Iterator[None]:
+    """The embedded ClickHouse in `folder` belongs to this process, which does nothing with it."""
+    with (folder / "omium-owner.json").open("r+b") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.truncate(0)
+        yield
