@@ -74,23 +74,25 @@ def allowed_values(constraint: Mapping[str, Any]) -> list[Any]:
 def valid_range(constraint: Mapping[str, Any]) -> dict[str, Any]:
     """The bounds in one form: min, max, exclusive_min, exclusive_max, as far as given."""
     bounds: dict[str, Any] = {}
-    for name, spellings in _BOUNDS.items():
-        for spelling in spellings:
-            bound = constraint.get(spelling)
-            if bound is not None and not isinstance(bound, bool):
-                bounds[name] = bound
-    for end in ("min", "max"):
+    flagged = False
+    for key, bound in constraint.items():
+        name = _SPELLINGS.get(key)
+        if isinstance(bound, bool):
+            flagged = flagged or bound
+        elif name is not None and bound is not None:
+            bounds[name] = bound
+    for end in ("min", "max") if flagged else ():
         exclusive = constraint.get(f"exclusive_{end}", constraint.get(f"exclusive{end.capitalize()}imum"))
         if end in bounds and (exclusive is True or constraint.get("exclusive") is True):
             bounds[f"exclusive_{end}"] = bounds.pop(end)
     return bounds
 
 
-_BOUNDS: Final = {
-    "min": ("min", "minimum", "ge", "gte"),
-    "max": ("max", "maximum", "le", "lte"),
-    "exclusive_min": ("exclusive_min", "exclusiveMinimum", "gt"),
-    "exclusive_max": ("exclusive_max", "exclusiveMaximum", "lt"),
+_SPELLINGS: Final = {
+    **dict.fromkeys(("min", "minimum", "ge", "gte"), "min"),
+    **dict.fromkeys(("max", "maximum", "le", "lte"), "max"),
+    **dict.fromkeys(("exclusive_min", "exclusiveMinimum", "gt"), "exclusive_min"),
+    **dict.fromkeys(("exclusive_max", "exclusiveMaximum", "lt"), "exclusive_max"),
 }
 _OWN_BOUNDS: Final = frozenset({"min", "max", "ge", "gte", "le", "lte", "gt", "lt", "exclusive_min", "exclusive_max"})
 _MORE_THAN_BOUNDS: Final = frozenset(

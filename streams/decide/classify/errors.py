@@ -7,8 +7,7 @@ name adds less, the text of a message nothing; deeper causes add a little, so th
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from schemas.records import Category, EvidenceSource, FailureEvent
 from streams.decide.classify.evidence import Level, levels, origin_of, protocol_of
@@ -19,8 +18,7 @@ _DEPTH_BONUS: Final = 2
 _MAX_DEPTH_BONUS: Final = 6
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
+class Finding(NamedTuple):
     """One rule that spoke, and what it read."""
 
     rule: Rule

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from schemas.records import Cause, ErrorInfo, FailureEvent, FailureOrigin, Protocol, ToolResponse, parse_json_text
 
@@ -53,8 +52,7 @@ _TEXT_KEYS: Final = frozenset(
 _STATUS_KEYS: Final = frozenset(["status_code", "statuscode", "http_status", "httpstatus", "code", "status"])
 
 
-@dataclass(frozen=True, slots=True)
-class Level:
+class Level(NamedTuple):
     """One layer of an error: an exception, one of its causes, or the answer of the tool."""
 
     depth: int

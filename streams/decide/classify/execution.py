@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 import re2
 
 from schemas.records import FailureEvent
-from streams.decide.classify.evidence import levels
+from streams.decide.classify.evidence import Level, levels
 
+_READ_CHARS: Final = 768
 _MAY_HAVE: Final = frozenset({"service_unavailable", "bad_response", "retries_exhausted", "unknown"})
 _NEVER_CONNECTED: Final = re2.compile(
     r"(?i)refused|name resolution|getaddrinfo|not known|resolve|enotfound|eai_again|no route to host|unreachable|"
@@ -46,5 +47,9 @@ def by_a_person(event: FailureEvent, text: str) -> bool:
     return _PERSON.search(f"{text[:1_024]} {said[:1_024]}") is not None
 
 
-def _of(level: Any) -> str:
-    return " ".join((level.class_name or "", *level.codes, level.text[:2_048]))
+def _of(level: Level) -> str:
+    """What a layer shows of its connection: its names, and the head and the tail of its words."""
+    text = level.text
+    if len(text) > 2 * _READ_CHARS:
+        text = f"{text[:_READ_CHARS]}\n{text[-_READ_CHARS:]}"
+    return " ".join((level.class_name or "", *level.codes, text))

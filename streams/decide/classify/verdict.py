@@ -8,7 +8,7 @@ failed, unclassified where not even that is known.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import orjson
@@ -81,36 +81,35 @@ def _of_violations(checked: Checked) -> Classification:
     first = violations[0]
     more = f" (and {len(violations) - 1} more)" if len(violations) > 1 else ""
     others = {violation.subtype for violation in violations} - {first.subtype}
+    listed = [_violation_details(violation) for violation in violations[:MAX_VIOLATIONS]]
     return Classification(
         category=Category.HALLUCINATION,
         subtype=first.subtype,
         severity=max((violation.severity for violation in violations), key=list(Severity).index),
         confidence=0.99,
         rule=f"constraint-{first.rule}",
-        details=_violations_json(checked),
+        details=_violations_json(listed, checked.refused),
         evidence=tuple(
-            _evidence(EvidenceSource.STRUCTURED, _output_path(item), f"constraint-{item.rule}", item.message)
-            for item in violations[:_MAX_EVIDENCE]
+            Evidence(
+                source=EvidenceSource.STRUCTURED,
+                path=f"output.{item.path}" if item.path else "output",
+                rule=f"constraint-{item.rule}",
+                text=_cut(shown["message"]),
+            )
+            for item, shown in zip(violations[:_MAX_EVIDENCE], listed, strict=False)
         ),
-        explanation=mask(f"{SENTENCES[first.subtype]}: {first.message}{more}."),
-        counterfactual=f"Had {first.path or 'the output'} kept its constraint, the verdict would be "
-        + (
-            f"{min(others)}."
-            if others
-            else "another."
-            if len(violations) > 1
-            else "that of the other evidence, if any."
-        ),
+        explanation=f"{SENTENCES[first.subtype]}: {listed[0]['message']}{more}.",
+        counterfactual=f"Had {mask(first.path) or 'the output'} kept its constraint, "
+        + (f"the verdict would be {min(others)}." if others else "there would be no such violation."),
     )
 
 
-def _violations_json(checked: Checked) -> str:
+def _violations_json(listed: list[dict[str, Any]], refused: list[str]) -> str:
     """All violations; where they would be too long, as many as fit, and how many there are."""
-    listed = [_violation_details(violation) for violation in checked.violations[:MAX_VIOLATIONS]]
     details = {key: value for key, value in listed[0].items() if key not in ("path", "rule", "message")}
     details["violations"] = listed
-    if checked.refused:
-        details["not_checked"] = [mask(why) for why in checked.refused[:_MAX_EVIDENCE]]
+    if refused:
+        details["not_checked"] = [mask(why) for why in refused[:_MAX_EVIDENCE]]
     text = _json(details)
     while len(text) > _MAX_DETAILS_BYTES and len(listed) > 1:
         details["omitted"] = details.get("omitted", 0) + len(listed) - len(listed) // 2
@@ -122,20 +121,24 @@ def _violations_json(checked: Checked) -> str:
     return text
 
 
-def _output_path(violation: Violation) -> str:
-    return f"output.{violation.path}" if violation.path else "output"
-
-
 def _violation_details(violation: Violation) -> dict[str, Any]:
     return {
         "path": violation.path,
         "field": violation.path,
         "rule": violation.rule,
         "actual_value": mask_value(violation.actual, violation.path.rpartition(".")[2]),
-        **mask_value(dict(violation.limits)),
+        **_masked_limits(violation.limits),
         "severity": violation.severity.value,
         "message": mask(violation.message),
     }
+
+
+def _masked_limits(limits: Mapping[str, Any]) -> Any:
+    """Bounds are numbers mostly, and hold no secret."""
+    bounds = limits.get("valid_range")
+    if len(limits) == 1 and bounds and not any(isinstance(bound, str) for bound in bounds.values()):
+        return limits
+    return mask_value(dict(limits))
 
 
 def _of_error(event: FailureEvent, said: list[Finding]) -> Classification:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Final
+from types import MappingProxyType
+from typing import Any, Final, NamedTuple
 
 from schemas.records import Severity
 
@@ -13,8 +13,7 @@ _SEVERITY: Final = {"range_violation": Severity.HIGH, "enum_violation": Severity
 _SOFT: Final = frozenset({"required", "null", "output", "json_in_prose"})
 
 
-@dataclass(frozen=True, slots=True)
-class Violation:
+class Violation(NamedTuple):
     """One thing that is wrong with the output."""
 
     subtype: str
@@ -24,7 +23,7 @@ class Violation:
     """What was broken: range, enum, pattern, required, null, type, cross_field, or a JSON Schema keyword."""
     actual: Any
     message: str
-    limits: Mapping[str, Any] = field(default_factory=dict)
+    limits: Mapping[str, Any] = MappingProxyType({})
     """valid_range, allowed_values, pattern or schema; nearest where an allowed value is close."""
 
     @property

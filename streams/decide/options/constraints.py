@@ -5,8 +5,11 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from itertools import islice
 from typing import Any, Final, NamedTuple
+
+import orjson
 
 from schemas.records import parse_json_text
 from streams.decide.classify.constraint_kinds import (
@@ -27,6 +30,9 @@ MAX_FIELDS: Final = 20
 _MAX_CONSTRAINTS: Final = 200
 """As many as the classifier checks."""
 _MAX_SCHEMA_FIELDS: Final = 100
+_MAX_REMEMBERED: Final = 4_096
+"""Characters of constraints and violations up to which what follows from them is kept: 256 times at most some MB."""
+_OF_THE_VALUE: Final = frozenset({"actual_value", "message", "nearest", "values", "severity"})
 MAX_SCHEMA_CHARS: Final = 16_384
 _NUMBER: Final = r"-?\d{1,15}(?:\.\d{1,15})?"
 _SPAN: Final = re.compile(rf"\s*({_NUMBER})\s*(?:-|\u2013|\.\.|to|,)\s*({_NUMBER})\s*", re.ASCII)
@@ -82,12 +88,29 @@ def demand(context: Context) -> Demand:
     """What the output must be, from the event's constraints and the violations that were found."""
     known = context.memo.get("demand")
     if known is None:
-        known = context.memo["demand"] = _demand(context)
+        constraints, violations = context.event.constraints or "", _broken(context)
+        small = len(constraints) + len(violations) <= _MAX_REMEMBERED
+        make = _demand if small else _demand.__wrapped__
+        known = context.memo["demand"] = make(constraints, violations)
     return known
 
 
-def _demand(context: Context) -> Demand:
-    given = parse_json_text(context.event.constraints) if context.event.constraints else None
+def _broken(context: Context) -> bytes:
+    """The violations without the values that broke them: an agent's constraints recur, its values do not."""
+    found = context.details.get("violations")
+    violations = found if isinstance(found, list) and found else [context.details]
+    return orjson.dumps(
+        [
+            {key: value for key, value in violation.items() if key not in _OF_THE_VALUE}
+            for violation in violations[:_MAX_CONSTRAINTS]
+            if isinstance(violation, dict)
+        ]
+    )
+
+
+@lru_cache(maxsize=256)
+def _demand(constraints_text: str, violations_text: bytes) -> Demand:
+    given = parse_json_text(constraints_text) if constraints_text else None
     whole = isinstance(given, dict) and is_schema(given)
     constraints: Mapping[str, Any] = given if whole and isinstance(given, dict) else by_field(given)
     fields = {
@@ -96,7 +119,8 @@ def _demand(context: Context) -> Demand:
         if field not in RULES_KEYS and not whole and (constraint := as_constraint(said)) is not None
     }
     said = _properties(constraints) if whole else fields
-    rules = _violated(context, said) or tuple(_rule(field, said[field]) for field in list(said)[:MAX_FIELDS])
+    violated = _violated(orjson.loads(violations_text), said)
+    rules = violated or tuple(_rule(field, said[field]) for field in list(said)[:MAX_FIELDS])
     schema = without_annotations(constraints) if whole else _output_schema(fields, rules)
     if schema is not None and len(dumps(schema)) > MAX_SCHEMA_CHARS:
         schema = None
@@ -110,12 +134,10 @@ def _properties(schema: Mapping[str, Any]) -> dict[str, Any]:
     return {field: part for field, part in fields if isinstance(part, dict) and "$ref" not in part}
 
 
-def _violated(context: Context, fields: Mapping[str, Any]) -> tuple[Rule, ...]:
-    found = context.details.get("violations")
-    violations = found if isinstance(found, list) and found else [context.details]
+def _violated(violations: Sequence[dict[str, Any]], fields: Mapping[str, Any]) -> tuple[Rule, ...]:
     rules: dict[tuple[str, str], Rule] = {}
-    for violation in violations[:_MAX_CONSTRAINTS]:
-        rule = _of_violation(violation, fields) if isinstance(violation, dict) else None
+    for violation in violations:
+        rule = _of_violation(violation, fields)
         if rule is not None:
             rules.setdefault((rule.field, rule.must), rule)
         if len(rules) == MAX_FIELDS:

@@ -25,7 +25,7 @@ _FIELD: Final = re.compile(
     re.ASCII | re.IGNORECASE,
 )
 """`retry_after: 1.5`, `"retryDelay": "34s"` (Gemini's RetryInfo), `Retry-After: 20`, `retry_after_ms=200`."""
-_DIGIT: Final = re.compile(r"\d", re.ASCII)
+_DIGITS: Final = "0123456789"
 _EPOCH_FROM_S: Final = 1e9
 """A reset above this is a time since 1970 (2001 and later), below it a number of seconds from now."""
 
@@ -143,7 +143,7 @@ def _from_text(text: str) -> float | None:
     lowered = text.lower()
     if "retry" not in lowered and "again" not in lowered and "wait" not in lowered and "reset" not in lowered:
         return None
-    if not _DIGIT.search(lowered):
+    if not any(digit in lowered for digit in _DIGITS):
         return None
     if match := _FIELD.search(lowered):
         milliseconds, amount, unit = match.groups()
