@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
+import signal
 import sqlite3
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -30,7 +34,7 @@ def command(
     attempt: int = 1,
     expires_at_ms: int = 10**12,
 ) -> Command:
-    tenant_id, execution_id = execution.split("/")
+    tenant_id, _, execution_id = execution.partition("/")
     expires_at = EPOCH + timedelta(milliseconds=expires_at_ms)
     return Command(
         command_id=command_id,
@@ -85,6 +89,86 @@ def test_conformance(case: dict[str, Any], opened: Open) -> None:
             now = EPOCH + timedelta(milliseconds=step["now_ms"])
             reason = acceptor.accept(command(**step["deliver"]), now, step.get("current"))
             assert (reason or "accepted") == step["expect"]
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="node is not installed: the cases are tried in Python only")
+def test_conformance_of_another_language(tmp_path: Path) -> None:
+    """An acceptor of a hundred lines that shares nothing with ours but the cases."""
+    cases = str(files("omium") / "conformance" / "acceptor.json")
+    script = Path(__file__).with_name("acceptor.mjs")
+    done = subprocess.run(["node", script, cases, tmp_path], capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.stderr, done.returncode) == (f"{len(DOCUMENT['cases'])} cases, 0 wrong\n", "", 0)
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="node is not installed: the cases are tried in Python only")
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [
+        ("compare(fence, held.fence) <= 0", "compare(fence, held.fence) < 0"),
+        ("compare(fence, held.fence) <= 0", "fence.attempt <= held.fence.attempt"),
+        ("commandId === held.commandId", "false"),
+        ("held.finished", "false"),
+        ("nowMs >= expiresAtMs", "nowMs > expiresAtMs"),
+        ("nowMs >= expiresAtMs", "false"),
+        ("!current.includes(failureId)", "false"),
+        ("a.offset - b.offset", "Math.fround(a.offset) - Math.fround(b.offset)"),
+        ("a.offset - b.offset", "`${a.offset}`.localeCompare(`${b.offset}`)"),
+        ("fences.get(execution)", "fences.get('any')"),
+        ("fences.get(execution)", "fences.get(execution.split('/')[1])"),
+        ("fences.set(execution, ", "fences.set(execution.split('/')[1], "),
+        ("held?.commandId === commandId", "held"),
+    ],
+)
+def test_an_acceptor_that_is_wrong_is_found(right: str, wrong: str, tmp_path: Path) -> None:
+    source = Path(__file__).with_name("acceptor.mjs").read_text()
+    assert right in source
+    script = tmp_path / "wrong.mjs"
+    script.write_text(source.replace(right, wrong))
+    cases = str(files("omium") / "conformance" / "acceptor.json")
+    done = subprocess.run(["node", script, cases, tmp_path], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1, done.stdout + done.stderr
+
+
+_ACCEPT_AND_DIE = """
+import os, signal, sys
+sys.path[:0] = [sys.argv[1]]
+from omium import Acceptor, SqliteFences
+from test_client_acceptor import EPOCH, command
+assert Acceptor(SqliteFences(sys.argv[2])).accept(command("c1"), EPOCH) is None
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_process_that_dies_between_the_fence_and_the_run(tmp_path: Path) -> None:
+    """Its attempt is lost, never doubled; the next one, which the deadline brings, is accepted."""
+    path = tmp_path / "fences.sqlite"
+    here = Path(__file__).parent
+    died = subprocess.run([sys.executable, "-c", _ACCEPT_AND_DIE, here, path], timeout=60)
+    assert died.returncode == -signal.SIGKILL
+    store = SqliteFences(path)
+    acceptor = Acceptor(store)
+    assert acceptor.accept(command("c1"), EPOCH) is Refusal.DUPLICATE
+    assert acceptor.accept(command("c2", attempt=2), EPOCH) is None
+    store.close()
+
+
+@pytest.mark.parametrize("fault", ["PRAGMA query_only = ON", "PRAGMA max_page_count = 1"])
+def test_a_store_that_is_read_only_or_full_accepts_nothing(fault: str, tmp_path: Path) -> None:
+    """And accepts again once it can: nothing of the failed attempts is left in it."""
+    store = SqliteFences(tmp_path / "fences.sqlite")
+    acceptor, numbers = Acceptor(store), iter(range(1000))
+    store._db.execute(fault)
+
+    def fill() -> None:
+        for number in numbers:
+            assert acceptor.accept(command(execution=f"acme/{number}"), EPOCH) is None
+
+    with pytest.raises(sqlite3.OperationalError, match=r"readonly|full"):
+        fill()
+    store._db.execute("PRAGMA query_only = OFF")
+    store._db.execute("PRAGMA max_page_count = 1000000")
+    assert acceptor.accept(command(execution=f"acme/{next(numbers) - 1}"), EPOCH) is None
+    store.close()
 
 
 def test_every_reason_has_a_case() -> None:
