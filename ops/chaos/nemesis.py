@@ -93,7 +93,7 @@ def zombie_in_transaction(cluster: Cluster, rng: random.Random, arg: str) -> str
     victim.extra = {"OMIUM_FAILPOINTS": f"{name}=pause:1.5@{rng.randint(5, 20)}"}
     starts = victim.starts
     victim.signal(signal.SIGKILL)
-    if not _until(lambda: victim.starts > starts and victim.said(f"failpoint {name}"), 25):
+    if not _until(lambda: victim.starts > starts and victim.said(f"failpoint {name}"), 40):
         raise MissedError(f"{victim.name} did not come to {name}")
     victim.signal(signal.SIGSTOP)
     time.sleep(1.5 * SESSION_S)
@@ -134,7 +134,7 @@ def clocks_off(cluster: Cluster, rng: random.Random, arg: str) -> str:
     for victim in victims:
         victim.extra = {skewed.VARIABLE: str(60 * minutes)}
         victim.signal(signal.SIGTERM)
-    if not _until(lambda: all(victim.said("clock off by") for victim in victims), 25):
+    if not _until(lambda: all(victim.said("clock off by") for victim in victims), 40):
         raise MissedError("they did not start again")
     return f"{', '.join(v.name for v in victims)} by {minutes:+} min"
 
@@ -243,7 +243,7 @@ def clickhouse_slow(cluster: Cluster, rng: random.Random, _: str) -> str:
     victim = rng.choice(cluster.of("audit"))
     victim.extra = {"OMIUM_FAILPOINTS": "audit.before-insert=pause:3"}
     victim.signal(signal.SIGTERM)
-    if not _until(lambda: victim.said("failpoint audit.before-insert"), 20):
+    if not _until(lambda: victim.said("failpoint audit.before-insert"), 40):
         raise MissedError("audit inserted nothing")
     time.sleep(rng.uniform(6, 10))
     with suppress(ProcessLookupError):

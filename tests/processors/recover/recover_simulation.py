@@ -9,12 +9,14 @@ import random
 from collections import Counter
 from collections.abc import Callable, Iterable
 
+from recover_authorities import ASKING, TOOL, Authorities, check_people
 from recover_world import EXECUTION, POLICIES, TENANT, World, again, failure, option, options, outcome
 
 from processors.recover import ids
 from processors.recover.events import Due
 from processors.recover.policy import Policy
 from processors.recover.state import MAX_CLOSED, MEMORY_MS
+from processors.recover.view import NOTHING
 from schemas.records import (
     Category,
     Checkpoint,
@@ -51,7 +53,10 @@ class Simulation:
 
     def __init__(self, seed: int) -> None:
         self.rng = random.Random(seed)
-        self.world = World()
+        self._governed = self.rng.random() < 0.4
+        """People are asked, and what failures name may be down."""
+        self.world = World(policies=ASKING) if self._governed else World()
+        self._authorities = Authorities(self.world, self.rng)
         self.events: Counter[str] = Counter()
         self._patient = self.rng.random() < 0.2
         self._failures = 0
@@ -60,7 +65,10 @@ class Simulation:
 
     def rules(self) -> tuple[Callable[[], None], ...]:
         """What may happen next; what stands here more than once is likelier."""
+        others = self._authorities
+        governed = (others.operate, others.operate, others.fail_or_heal, others.permit, others.permit)
         return (
+            *(governed if self._governed else ()),
             self.fail, self.fail, self.repeat_failure, self.classify, self.classify, self.save, self.react, self.react,
             self.react, self.beat, self.forge, self.read, self.read, self.read, self.read, self.read_all,
             self.pass_time, self.restart, self.abort,
@@ -87,7 +95,9 @@ class Simulation:
                 f"f{self._failures}" if rng.random() < 0.8 else None,
                 checkpoint=rng.choice((None, "c1", "c1", "c1", "c2")),
                 resumed_by=resumed_by,
-                tool_response=ToolResponse(call_fingerprint=rng.choice("ab")) if rng.random() < 0.5 else None,
+                tool_response=ToolResponse(call_fingerprint=rng.choice("ab"), tool=rng.choice((None, TOOL)))
+                if rng.random() < 0.5
+                else None,
                 side_effects_since_checkpoint="unsafe" if rng.random() < 0.02 else "none",
             )
         )
@@ -216,6 +226,7 @@ class Simulation:
     def settle(self) -> None:
         """No new failures: streams catches up, every deadline passes; a day later nothing may be left."""
         world = self.world
+        world.view = NOTHING
         for _ in range(100):
             while self._classified < len(world.logs[FAILURES.name]):
                 self.classify()
@@ -250,7 +261,9 @@ def check(world: World) -> None:
         expected = "success" if result.reason == "recovered" else "partial" if result.attempts else "failed"
         assert result.status == expected
     escalated = Counter(e.recovery_id for e in world.records(Escalation))
-    assert escalated == Counter(r.recovery_id for r in results if r.reason not in _NO_PERSON)
+    needed = Counter(r.recovery_id for r in results if r.reason not in _NO_PERSON)
+    # Who is asked is told once a question, and need not be told again at the end.
+    assert escalated.keys() >= needed.keys() if world.policies is ASKING else escalated == needed
     settled = world.records(SettledAttempt)
     assert Counter(s.command_id for s in settled) == Counter(c.command_id for c in commands), "settled once each"
     succeeded = {s.recovery_id for s in settled if s.status == "succeeded"}
@@ -259,6 +272,7 @@ def check(world: World) -> None:
     _check_choices(world)
     _check_dispositions(world)
     _check_phantoms(world)
+    check_people(world)
 
 
 def _check_commands(commands: list[ResumeCommand]) -> None:
@@ -269,10 +283,10 @@ def _check_commands(commands: list[ResumeCommand]) -> None:
     for recovery_id in {c.recovery_id for c in commands}:
         mine = [c for c in commands if c.recovery_id == recovery_id]
         assert [c.attempt for c in mine] == list(range(1, len(mine) + 1)), "attempts with a gap"
-        assert len(mine) <= 3
+        assert len([c for c in mine if not c.decision.operator]) <= 3
     for command in commands:
         chosen = command.decision.candidates[command.decision.chosen]
-        assert chosen.eligible
+        assert chosen.eligible or command.decision.operator
         assert chosen.strategy == command.strategy != Strategy.ASK_HUMAN
         assert command.modifications
         assert command.issued_at <= command.not_before < command.expires_at < command.outcome_deadline
@@ -305,7 +319,7 @@ def _check_choices(world: World) -> None:
         assert tuple(c.strategy for c in command.decision.candidates) == offered[offset][0], "not the first options"
         call = log[offset].tool_response
         deed = (command.recovery_id, command.strategy, call.call_fingerprint if call else None)
-        assert deed not in done, "the same again on the same call"
+        assert deed not in done or command.decision.operator, "the same again on the same call"
         done.add(deed)
 
 

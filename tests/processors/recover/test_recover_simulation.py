@@ -19,5 +19,17 @@ def test_what_must_hold_holds_in_fifty_thousand_worlds() -> None:
     with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
         events: Counter[str] = sum(pool.map(simulate, shares), Counter())
     # A run in which these do not happen shows nothing.
-    for kind in ("restarts", "aborts", "duplicate", "stale", "phantom", "success", "partial", "failed", "ignored"):
+    for kind in (
+        "restarts",
+        "aborts",
+        "duplicate",
+        "stale",
+        "phantom",
+        "success",
+        "partial",
+        "failed",
+        "ignored",
+        "held",
+        "refused",
+    ):
         assert events[kind] > _SEEDS / 100, (kind, events)
