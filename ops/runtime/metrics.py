@@ -32,6 +32,18 @@ PENDING_FAILURES = Gauge("omium_pending_failures", "Failures that wait for optio
 HELD_RECOVERIES = Gauge(
     "omium_held_recoveries", "Recoveries whose next command waits for a permit, a pause or a person.", ["partition"]
 )
+CIRCUITS = Gauge(
+    "omium_circuits",
+    "Dependencies that the governor looks after, by the state of their circuit.",
+    ["circuit", "partition"],
+)
+BUDGETS_EXHAUSTED = Gauge("omium_retry_budgets_exhausted", "Dependencies whose retry budget is used up.", ["partition"])
+PERMITS = Counter("omium_permits_total", "Permits given, to probe a dependency or to be let go.", ["kind"])
+PERMITS_WAITING = Gauge(
+    "omium_permits_waiting", "Recoveries that wait for a permit, as the governor knows.", ["partition"]
+)
+INCIDENTS = Counter("omium_incidents_total", "Words on incidents, by status.", ["status"])
+INCIDENTS_OPEN = Gauge("omium_incidents_open", "Incidents that have not ended.", ["partition"])
 OPEN_RECOVERIES = Gauge("omium_open_recoveries", "Recoveries that have not ended.", ["partition"])
 DISPOSITIONS = Counter("omium_dispositions_total", "Inputs of recover, by what became of them.", ["subject", "kind"])
 VERIFICATIONS = Counter(

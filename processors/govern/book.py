@@ -6,7 +6,7 @@ Stands to the core as recover's ledger to its reducer, and is written by the sam
 from __future__ import annotations
 
 import heapq
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -18,6 +18,7 @@ from processors.recover.policy import Policies
 from processors.recover.view import View
 from schemas import codec
 from schemas.records import (
+    Circuit,
     DeadLetterReason,
     DependencyReport,
     DependencyState,
@@ -47,6 +48,8 @@ class Book:
         self.partitions = partitions
         self.policies = policies
         self.tenants: dict[str, Tenant] = {}
+        self.census: Counter[str] = Counter()
+        """Dependencies by circuit; those over budget; incidents; who waits."""
         self._last_words: dict[str, dict[str, DependencyState]] = defaultdict(dict)
         """While restoring: tenant to dependency to what was said of it."""
         self._due: list[tuple[int, str]] = []
@@ -76,10 +79,12 @@ class Book:
         return []
 
     def _keep(self, tenant: Tenant) -> None:
+        before = self.tenants.pop(tenant.tenant_id, None)
+        if before:
+            self.census.subtract(_census(before))
         if not tenant.dependencies:
-            self.tenants.pop(tenant.tenant_id, None)
             return
-        before = self.tenants.get(tenant.tenant_id)
+        self.census.update(_census(tenant))
         self.tenants[tenant.tenant_id] = tenant
         if tenant.due_ms and (before is None or before.due_ms != tenant.due_ms):
             heapq.heappush(self._due, (tenant.due_ms, tenant.tenant_id))
@@ -169,6 +174,16 @@ class Book:
         """`staged` is on the broker: from now on it holds."""
         for tenant in staged.tenants.values():
             self._keep(tenant)
+
+
+def _census(tenant: Tenant) -> Counter[str]:
+    found: Counter[str] = Counter()
+    for dependency in tenant.dependencies.values():
+        found[dependency.circuit] += 1
+        found["over_budget"] += dependency.circuit is Circuit.THROTTLED and not dependency.ramp
+        found["incidents"] += dependency.outage is not None
+    found["waiting"] = sum(len(waiting) for waiting in tenant.waiting.values())
+    return found
 
 
 def _encoded(record: Event) -> Message:

@@ -121,6 +121,7 @@ class _Turn:
             now // SLOT_MS,
             failures=report.failures + report.expired,
             told=report.told,
+            failed=report.failed + report.expired,
             succeeded=report.succeeded,
             # A permit that came back was not used.
             commands=report.unpermitted - sum(word.use is PermitUse.RETURNED for word in report.permits),
@@ -184,11 +185,12 @@ class _Turn:
         if dependency.circuit is Circuit.HALF_OPEN:
             return dependency
         seen = total(dependency.window, self._now, policy.breaker_window_s, dependency.since_ms)
-        least = policy.breaker_min_failures
-        if dependency.ramp:
-            # It was down a moment ago: a quarter tells as much.
-            least = -(-least // 4)
-        enough = seen.failures >= least or seen.told >= policy.breaker_min_told
+        # Where it was down a moment ago a quarter tells as much.
+        share = 0.25 if dependency.ramp else 1.0
+        enough = (
+            seen.failures >= policy.breaker_min_failures * share and seen.failed >= policy.breaker_min_failed * share
+        )
+        enough = enough or seen.told >= policy.breaker_min_told
         if not enough or seen.failures < policy.breaker_error_rate * (seen.failures + seen.succeeded):
             return dependency
         of = seen.failures + seen.succeeded

@@ -26,6 +26,8 @@ class Slot:
     """Of the second since 1970, broker's time."""
     failures: int = 0
     told: int = 0
+    failed: int = 0
+    """Attempts, or without a word."""
     succeeded: int = 0
     commands: int = 0
 
@@ -34,6 +36,7 @@ class Slot:
             self.number,
             self.failures + other.failures,
             self.told + other.told,
+            self.failed + other.failed,
             self.succeeded + other.succeeded,
             max(0, self.commands + other.commands),
         )

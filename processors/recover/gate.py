@@ -205,9 +205,8 @@ def report_settled(turn: Turn, recovery: Recovery, command: InFlight, status: Se
             use = PermitUse.EXPIRED
         elif by is not None and named_by(turn.state.tenant_id, by) == name:
             use = PermitUse.FAILED
-        if status is SettledStatus.SUCCEEDED or status is SettledStatus.EXPIRED:
-            succeeded = int(status is SettledStatus.SUCCEEDED)
-            _report(turn, name, succeeded=succeeded, expired=1 - succeeded)
+        if use is not PermitUse.INCONCLUSIVE:
+            _report(turn, name, **{use.value: 1})
         if name in command.permitted:
             _word(turn, name, recovery.recovery_id, command.attempt, use)
 

@@ -207,6 +207,7 @@ def merged(said: Iterable[DependencyReport], partition: int) -> DependencyReport
             "retry_after": max(told, default=None),
             "told": sum(report.told for report in said),
             "succeeded": sum(report.succeeded for report in said),
+            "failed": sum(report.failed for report in said),
             "expired": sum(report.expired for report in said),
             "unpermitted": sum(report.unpermitted for report in said),
             "wanted": tuple(each for report in said for each in report.wanted),

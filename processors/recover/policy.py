@@ -63,6 +63,7 @@ class Policy(_Table):
     probe_wait_s: float = Field(default=60, ge=1, le=3600)
     breaker_window_s: int = Field(default=30, ge=1, le=120)
     breaker_min_failures: int = Field(default=20, ge=1, le=100_000)
+    breaker_min_failed: int = Field(default=5, ge=0, le=100_000)
     breaker_min_told: int = Field(default=10, ge=1, le=100_000)
     breaker_error_rate: float = Field(default=0.8, gt=0, le=1)
     breaker_open_s: float = Field(default=5, ge=0.1, le=3600)

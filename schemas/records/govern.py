@@ -116,6 +116,8 @@ class DependencyReport(Event):
     """Failures to which it told such a time."""
     succeeded: Count = 0
     """Attempts on it that recovered their run."""
+    failed: Count = 0
+    """Attempts on it that failed by it again."""
     expired: Count = 0
     """Attempts on it of which no word came."""
     unpermitted: Count = 0
