@@ -140,6 +140,8 @@ def _trace(headers: Headers) -> tuple[tuple[str, bytes], ...]:
     for name, value in headers:
         if name in _CARRIED and value:
             found[name] = value if isinstance(value, bytes) else value.encode(errors="replace")
+    if not found:
+        return ()
     return tuple((name, value) for name, value in found.items() if len(value) <= _TRACE_BYTES)
 
 
@@ -222,16 +224,19 @@ def encode(
     """
     if type(record) is not topic.record:
         raise TypeError(f"{topic.name} does not carry {type(record).__name__}")
-    headers = [
-        ("ce_specversion", b"1.0"),
-        ("ce_id", record.event_id.encode()),
-        ("ce_type", b"dev.omium." + record.type_name.encode()),
-        ("ce_source", source.encode()),
-        ("content-type", (AVRO if wire_format == "avro" else JSON).encode()),
-        *trace,
-    ]
+    headers = [("ce_id", record.event_id.encode()), *_headers(type(record), source, wire_format), *trace]
     value = to_avro(record) if wire_format == "avro" else to_json(record)
     return Encoded(topic.name, record.key.encode(), value, headers)
+
+
+@cache
+def _headers(event: type[Event], source: str, wire_format: WireFormat) -> tuple[tuple[str, bytes], ...]:
+    return (
+        ("ce_specversion", b"1.0"),
+        ("ce_type", b"dev.omium." + event.type_name.encode()),
+        ("ce_source", source.encode()),
+        ("content-type", (AVRO if wire_format == "avro" else JSON).encode()),
+    )
 
 
 def to_avro(record: Event) -> bytes:

@@ -6,6 +6,7 @@ those of its strategy's kind. A union of records could never grow under FULL_TRA
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any, ClassVar, Final
 
 from pydantic import Field, JsonValue
@@ -223,6 +224,7 @@ PARAMETERS: Final[dict[Strategy, type[Parameters]]] = {
 """The modification that carries out each strategy. ask_human has none: it escalates."""
 
 
+@lru_cache(maxsize=256)
 def parameters(strategy: Strategy, text: str) -> Parameters:
     """The typed parameters of an option. Raises pydantic.ValidationError where they do not fit the strategy."""
     return PARAMETERS[strategy].model_validate_json(text)

@@ -25,6 +25,8 @@ from schemas.topics import FAILURES, OPTIONS
 from streams.decide import Rates, catalogue, decide
 
 KINDS: Final = 5
+TENANTS: Final = 50
+"""Of one tenant's failures at a thousand a second, most would wait: what they lean on is spared (policy.toml)."""
 _CATALOGUE: Final = catalogue.load()
 _RATES: Final = Rates()
 _APR: Final = {"apr": {"type": "range", "min": 3.0, "max": 36.0}, "age": {"type": "range", "min": 18, "max": 120}}
@@ -41,7 +43,7 @@ def failure(number: int, prefix: str = "bench") -> FailureEvent:
     )
     return FailureEvent.model_validate(
         {
-            "tenant_id": "bench",
+            "tenant_id": f"bench-{number // KINDS % TENANTS}",
             "execution_id": f"{prefix}-{number}",
             "failure_id": f"{prefix}-{number}",
             "agent": Agent(id="loan-agent", framework="langgraph", model="gpt-4o-mini"),

@@ -35,6 +35,8 @@ class OptionsRead:
     place: Place
     early: bool = False
     """Their failure has not been read yet."""
+    size_bytes: int | None = None
+    """As they came; None: not known."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,12 +10,11 @@ _BYTES: Final = 16
 
 def digest(*fields: str) -> str:
     """BLAKE2b-128 over length-prefixed fields, as 32 hexadecimal digits: ("ab", "c") and ("a", "bc") differ."""
-    state = blake2b(digest_size=_BYTES)
+    parts = []
     for field in fields:
         data = field.encode("utf-8", "surrogatepass")
-        state.update(len(data).to_bytes(8, "big"))
-        state.update(data)
-    return state.hexdigest()
+        parts += (len(data).to_bytes(8, "big"), data)
+    return blake2b(b"".join(parts), digest_size=_BYTES).hexdigest()
 
 
 def recovery_id(tenant_id: str, execution_id: str, failure_id: str) -> str:

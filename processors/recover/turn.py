@@ -15,6 +15,8 @@ from schemas.topics import FAILURES
 MAX_INLINE_CHARS: Final = 16 * 1024
 """A checkpoint's data beyond it is dropped; the claim (id, uri, digest) stays."""
 _MAX_OPTIONS_CHARS: Final = 96 * 1024
+_MAX_GROWTH: Final = 16
+"""JSON over Avro at most: 6 for text of control characters, 14 for a piece of evidence with nothing in it."""
 _TEXT_CHARS: Final = 2_000
 
 
@@ -83,9 +85,15 @@ def bounded_checkpoint(checkpoint: Checkpoint | None) -> Checkpoint | None:
     return checkpoint
 
 
-def bounded_options(record: RecoveryOptions) -> RecoveryOptions:
-    """The options, without what does not fit the state: evidence goes first, then overlong parameters."""
-    record = record.model_copy(update={"checkpoint": bounded_checkpoint(record.checkpoint)})
+def bounded_options(record: RecoveryOptions, size_bytes: int | None = None) -> RecoveryOptions:
+    """The options, without what does not fit the state: evidence goes first, then overlong parameters.
+
+    `size_bytes`: of the options as they came, if known.
+    """
+    if (checkpoint := bounded_checkpoint(record.checkpoint)) is not record.checkpoint:
+        record = record.model_copy(update={"checkpoint": checkpoint})
+    if size_bytes is not None and size_bytes * _MAX_GROWTH <= _MAX_OPTIONS_CHARS:
+        return record
     if len(record.model_dump_json()) <= _MAX_OPTIONS_CHARS:
         return record
     verdict = record.classification
