@@ -217,7 +217,7 @@ class Staging:
             case FailureEvent() as failure:
                 return FailureRead(failure, place, decoded.trace, decoded.format)
             case RecoveryOptions() as options:
-                return OptionsRead(options, place, self._overtook(options))
+                return OptionsRead(options, place, self._overtook(options), len(raw.value or b""))
             case CheckpointSaved() as saved:
                 return CheckpointRead(saved, place)
             case ResumeOutcome() as outcome:
