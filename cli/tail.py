@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -48,25 +49,50 @@ def _messages(settings: Settings, topic: str, last: int | None, follow: bool) ->
     }
     consumer = Consumer(settings.kafka(**config))
     try:
-        waiting = _assign(consumer, topic, last)
-        say(f"{topic}: {waiting} partitions" + (", Ctrl-C ends" if follow else ""))
-        while waiting:
-            message = consumer.poll(0.5)
-            if message is None:
-                continue
-            if (error := message.error()) is None:
-                yield message
-            elif error.code() == KafkaError._PARTITION_EOF:
-                waiting -= 1
-            else:
-                raise KafkaException(error)
+        partitions = _assign(consumer, topic, last)
+        say(f"{topic}: {len(partitions)} partitions" + (", Ctrl-C ends" if follow else ""))
+        yield from _as_they_come(consumer) if follow else _by_time(consumer, partitions)
     except KeyboardInterrupt:
         return
     finally:
         consumer.close()
 
 
-def _assign(consumer: Consumer, topic: str, last: int | None) -> int:
+def _as_they_come(consumer: Consumer) -> Iterator[Message]:
+    while True:
+        message = consumer.poll(0.5)
+        if message is not None:
+            if (error := message.error()) is not None:
+                raise KafkaException(error)
+            yield message
+
+
+def _by_time(consumer: Consumer, partitions: list[int]) -> Iterator[Message]:
+    """Up to the ends; the partitions, each of which is in order of time, are merged."""
+    read: dict[int, deque[Message | None]] = {number: deque() for number in partitions}
+    while read:
+        message = consumer.poll(0.5)
+        if message is None:
+            continue
+        if (error := message.error()) is not None and error.code() != KafkaError._PARTITION_EOF:
+            raise KafkaException(error)
+        if (queue := read.get(message.partition() or 0)) is None:
+            continue  # it came after what was the end
+        queue.append(None if error else message)
+        while read and all(read.values()):
+            first = min(read, key=lambda number: _appended_ms(read[number][0]))
+            if (head := read[first].popleft()) is None:
+                del read[first]
+            else:
+                yield head
+
+
+def _appended_ms(message: Message | None) -> int:
+    """When the broker appended it; of an end: before all, nothing comes after it."""
+    return message.timestamp()[1] if message else -1
+
+
+def _assign(consumer: Consumer, topic: str, last: int | None) -> list[int]:
     partitions = consumer.list_topics(topic, timeout=_TIMEOUT_S).topics[topic].partitions
     if not partitions:
         raise KafkaException(KafkaError(KafkaError._UNKNOWN_TOPIC, f"{topic} does not exist"))
@@ -75,7 +101,7 @@ def _assign(consumer: Consumer, topic: str, last: int | None) -> int:
         first, end = consumer.get_watermark_offsets(TopicPartition(topic, number), timeout=_TIMEOUT_S)
         places.append(TopicPartition(topic, number, first if last is None else max(first, end - last)))
     consumer.assign(places)
-    return len(places)
+    return list(partitions)
 
 
 def _as_document(topic: str, message: Message) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import signal
 import sys
 import threading
@@ -16,8 +15,8 @@ from typing import Final
 from confluent_kafka import KafkaException
 
 from cli.context import ExitCode
+from cli.processes import Keeper
 from ops.runtime import logs, topics
-from ops.runtime.child import Child
 from ops.runtime.metrics import BUILD_INFO
 from ops.runtime.settings import Settings
 
@@ -29,10 +28,6 @@ _MODULES: Final = {
 }
 _RETRY_S: Final = 2.0
 _POLL_S: Final = 0.2
-_STOP_DEADLINE_S: Final = 30.0
-_SETTLED_S: Final = 60.0
-"""A child that lived so long was well: its next restart is quick again."""
-_MAX_BACKOFF_S: Final = 30.0
 
 
 def run(name: str, settings: Settings, *, create_topics: bool) -> int:
@@ -63,41 +58,6 @@ def _topics_ready(settings: Settings, create_topics: bool) -> bool:
             return True
 
 
-class _Supervised:
-    """One worker as a child, started again when it ends, less and less eagerly while it keeps ending."""
-
-    def __init__(self, name: str, command: list[str], env: dict[str, str]) -> None:
-        self._name = name
-        self._command = command
-        self._env = env
-        self._backoff_s = 1.0
-        self._restart_at: float | None = None
-        self._start()
-
-    def _start(self) -> None:
-        self._started_at = time.monotonic()
-        self._restart_at = None
-        self.child = Child(self._command, env=self._env)
-        _log.info("%s runs as process %s", self._name, self.child.pid)
-
-    def look(self) -> int | None:
-        """Restart it where it is due. Returns its exit code where starting again will not help, else None."""
-        now = time.monotonic()
-        if (code := self.child.exit_code) is None:
-            return None
-        if self._restart_at is None:
-            if code == ExitCode.USAGE:
-                return code
-            if now - self._started_at > _SETTLED_S:
-                self._backoff_s = 1.0
-            self._restart_at = now + self._backoff_s
-            _log.error("%s ended with exit code %s, starts again in %g s", self._name, code, self._backoff_s)
-            self._backoff_s = min(2 * self._backoff_s, _MAX_BACKOFF_S)
-        elif now >= self._restart_at:
-            self._start()
-        return None
-
-
 def supervise(settings: Settings, *, create_topics: bool) -> int:
     """Run every worker as a child until SIGTERM or Ctrl-C; returns OK, or the code with which one gave up."""
     logs.configure(settings)
@@ -108,20 +68,15 @@ def supervise(settings: Settings, *, create_topics: bool) -> int:
         signal.signal(number, lambda *_: ended.set())
     command = [sys.executable, "-m", "cli.main", "worker", "--no-create-topics"]
     where = {"OMIUM_BOOTSTRAP": settings.bootstrap, "OMIUM_CLICKHOUSE": settings.clickhouse}
-    children = [
-        _Supervised(name, [*command, name], os.environ | where | {"OMIUM_METRICS_PORT": str(_port(settings, index))})
-        for index, name in enumerate(_MODULES)
-    ]
-    code: int | None = None
-    while code is None and not ended.wait(_POLL_S):
-        code = next((c for child in children if (c := child.look()) is not None), None)
-    for each in children:
-        each.child.signal(signal.SIGTERM)
-    deadline = time.monotonic() + _STOP_DEADLINE_S
-    for each in children:
-        if each.child.wait(max(0.0, deadline - time.monotonic())) is None:
-            each.child.kill()
-    return code or ExitCode.OK
+    keeper = Keeper(_log.error)
+    try:
+        for index, name in enumerate(_MODULES):
+            keeper.start(name, [*command, name], None, where | {"OMIUM_METRICS_PORT": str(_port(settings, index))})
+        while keeper.gave_up is None and not ended.wait(_POLL_S):
+            pass
+    finally:
+        keeper.close()
+    return keeper.gave_up or ExitCode.OK
 
 
 def _port(settings: Settings, index: int) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Final
 
 from rich.console import Console
 
+from cli.context import say
 from cli.demo.stack import WORKERS, Stack, StackError, lacking
 from ops.broker import BrokerError
 from ops.runtime.topics import TopicsError
@@ -59,7 +60,7 @@ def up(folder: Path | None = None) -> int:
     if missing := lacking():
         console.print(_UNSAFE.format(why=missing), style="bold yellow", highlight=False, markup=False)
     # Where every command looks without being told, if nobody else is there.
-    starting = _started(folder or UP_FOLDER, in_memory=bool(missing), fresh=False, console=console, port=9092)
+    starting = _started(folder or UP_FOLDER, in_memory=bool(missing), fresh=False, console=console, port=9092, tell=say)
     try:
         with _interruptible(), starting as stack:
             for worker in WORKERS:
@@ -89,10 +90,16 @@ def _interruptible() -> Iterator[None]:
 
 @contextmanager
 def _started(
-    folder: Path, *, in_memory: bool, fresh: bool, console: Console, port: int | None = None
+    folder: Path,
+    *,
+    in_memory: bool,
+    fresh: bool,
+    console: Console,
+    port: int | None = None,
+    tell: Callable[[str], None] = lambda _: None,
 ) -> Iterator[Stack]:
     """The stack, running; a status line says what is waited for."""
-    stack = Stack(folder, in_memory=in_memory, fresh=fresh, port=port)
+    stack = Stack(folder, in_memory=in_memory, fresh=fresh, port=port, tell=tell)
     began = time.monotonic()
     try:
         with console.status("starting"):

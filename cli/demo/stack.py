@@ -15,7 +15,7 @@ from typing import IO, Final, Self
 
 from confluent_kafka import KafkaException, Producer
 
-from cli.demo.processes import Keeper
+from cli.processes import Keeper
 from ops.broker import Broker, BrokerError
 from ops.broker.jars import classpath, java
 from ops.runtime import topics
@@ -50,8 +50,17 @@ class Stack:
     real one: nothing is kept, and nothing is guaranteed.
     """
 
-    def __init__(self, folder: Path, *, in_memory: bool = False, fresh: bool = False, port: int | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        in_memory: bool = False,
+        fresh: bool = False,
+        port: int | None = None,
+        tell: Callable[[str], None] = lambda _: None,
+    ) -> None:
         """With `fresh`, what an earlier stack left in the folder is deleted. `port` is the broker's, if it is free.
+        `tell` gets a line when a worker has died, from another thread.
 
         Raises StackError where another stack runs in the folder, or where it holds something else.
         """
@@ -61,7 +70,7 @@ class Stack:
         self._port = port
         self._broker: Broker | None = None
         self._mock: Producer | None = None
-        self._keeper = Keeper()
+        self._keeper = Keeper(tell)
         self._ports: dict[str, int] = {}
         # What is set for another cluster must not reach this one; policy, catalogue and the like may.
         self.settings = Settings(
@@ -176,10 +185,12 @@ class Stack:
 
     def _await_ready(self, worker: str) -> None:
         deadline_s = time.monotonic() + _READY_S
+        child = self._keeper.children[worker]
         while not self.ready(worker):
+            if child.gave_up is not None:
+                raise StackError(f"worker {worker} ended with exit code {child.gave_up}; its log is {child.log}")
             if time.monotonic() > deadline_s:
-                log = self._keeper.children[worker].log
-                raise StackError(f"worker {worker} is not ready after {_READY_S:g} s; its log is {log}")
+                raise StackError(f"worker {worker} is not ready after {_READY_S:g} s; its log is {child.log}")
             time.sleep(0.1)
 
 

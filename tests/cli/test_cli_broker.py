@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from ops.runtime.child import Child
 from ops.runtime.settings import Settings
 from schemas.codec import encode
 from schemas.records import FailureEvent
-from schemas.topics import FAILURES, TOPICS
+from schemas.topics import DISPOSITIONS, FAILURES, TOPICS
 
 pytestmark = pytest.mark.integration
 Eventually = Callable[[Callable[[], bool]], None]
@@ -75,6 +76,19 @@ def test_tail_shows_what_is_there_and_what_is_wrong_with_it(bootstrap: str) -> N
 
     code, text = _omium(bootstrap, "tail", "agent.failures.v1", "-n", "1", "--no-follow")
     assert (code, text.count("not_utf8"), text.count("\n")) == (ExitCode.OK, 1, 1)
+
+
+def test_tail_to_the_end_is_in_order_of_time(bootstrap: str) -> None:
+    _omium(bootstrap, "topics", "create")
+    producer = Producer(Settings(bootstrap=bootstrap).producer())
+    for number in range(40):
+        producer.produce(DISPOSITIONS.name, str(number).encode(), partition=number * 7 % 4)
+        assert producer.flush(60) == 0
+        time.sleep(0.002)  # so that no two have the same time
+    code, text = _omium(bootstrap, "tail", "dispositions", "--from-start", "--no-follow", "--json")
+    documents = [json.loads(line) for line in text.splitlines()]
+    assert (code, len(documents)) == (ExitCode.OK, 40)
+    assert [document["partition"] for document in documents] == [number * 7 % 4 for number in range(40)]
 
 
 def test_all_workers_come_back_and_stop_together(bootstrap: str, tmp_path: Path, eventually: Eventually) -> None:

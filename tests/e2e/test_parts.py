@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from cli.demo.board import percentile
-from cli.demo.processes import Keeper
 from cli.demo.stack import Stack, StackError
+from cli.processes import Keeper
 
 FOREVER = [sys.executable, "-c", "import time; print('up', flush=True); time.sleep(600)"]
 
@@ -51,6 +51,26 @@ def test_a_child_that_does_not_come_up_is_started_less_and_less_eagerly(keeper: 
         time.sleep(0.05)
     # Eagerly it would be 30 times and more.
     assert keeper.restarts <= 3
+
+
+def test_deaths_are_told_and_a_child_that_was_called_wrongly_is_left_alone(tmp_path: Path) -> None:
+    told: list[str] = []
+    keeper = Keeper(told.append)
+    try:
+        keeper.start("wrong", [sys.executable, "-c", "raise SystemExit(2)"], tmp_path / "wrong.log", {})
+        keeper.start("worker", FOREVER, tmp_path / "worker.log", {})
+        os.kill(pid_of(keeper, "worker"), signal.SIGKILL)
+        deadline = time.monotonic() + 20
+        while keeper.gave_up is None or keeper.restarts < 1:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+    finally:
+        keeper.close()
+    assert keeper.children["wrong"].restarts == 0
+    assert sorted(line.partition(";")[0].removesuffix(" in 0.5 s") for line in told) == [
+        "worker was ended by signal 9, starts again",
+        "wrong ended with exit code 2 and is not started again",
+    ]
 
 
 def test_closing_leaves_nothing_running(tmp_path: Path) -> None:
