@@ -99,8 +99,6 @@ class Staged:
     replayed: int = 0
     unreadable: int = 0
     """Deadlines of states that this release cannot read."""
-    ignored: int = 0
-    """Failures that cannot be decoded: streams makes dead letters of them."""
 
     def __bool__(self) -> bool:
         return bool(self.messages or self.changes or self.applied)
@@ -152,8 +150,7 @@ class Staging:
         decoded = codec.decode(raw.topic, raw.value, raw.headers)
         if isinstance(decoded, codec.Malformed):
             if raw.topic == FAILURES.name:
-                self.out.ignored += 1
-                return None
+                return None  # streams makes a dead letter of it
             return self._bury(raw, decoded.reason, decoded.error)
         record = decoded.record
         if record.key not in self._ledger.states:
