@@ -127,9 +127,7 @@ def _outcome(settings: Settings, action: OperatorAction, *, as_json: bool) -> Ex
     elif became:
         print(f"{became.kind}: {clean(became.reason)}")
     if became is None:
-        say(
-            f"no recover worker answered within {_WAIT_S:g} s; what you said holds until {action.expires_at:%H:%M} UTC"
-        )
+        say(f"no recover worker answered within {_WAIT_S:g} s; what you said holds until {action.expires_at:%H:%M} UTC")
         return ExitCode.UNREACHABLE
     return ExitCode.OK if became.kind in _DONE else ExitCode.FAILED
 

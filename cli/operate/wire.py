@@ -52,6 +52,7 @@ def _consumer(settings: Settings) -> Consumer:
                 "isolation.level": "read_committed",
                 "auto.offset.reset": "earliest",
                 "enable.partition.eof": True,
+                "fetch.wait.max.ms": 50,
             }
         )
     )

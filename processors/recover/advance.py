@@ -146,10 +146,12 @@ def _question(turn: Turn, plan: _Plan) -> Question | None:
 
 
 def _escalate(turn: Turn, plan: _Plan, reason: ResultReason) -> None:
-    """Ask a person where one can decide in time; else the recovery ends."""
-    question, held = _question(turn, plan), asked(plan.recovery)
+    """Ask a person where one may decide, and can in time; else the recovery ends."""
+    held = asked(plan.recovery)
     until_ms = answer_until_ms(plan.recovery, plan.policies[0], turn.now)
-    if question is None or until_ms <= turn.now or (held and held.until_ms <= turn.now):
+    in_time = until_ms > turn.now and (held is None or held.until_ms > turn.now)
+    question = _question(turn, plan) if in_time and turn.policies.may_be_answered(turn.state.tenant_id) else None
+    if question is None:
         return close(turn, reason)
     if held and held.key == question.hash:
         return _wait(turn, held.until_ms)

@@ -53,7 +53,7 @@ class Policy(_Table):
     allowed_models: frozenset[str] | None = None
     """Absent: all but the forbidden."""
     forbidden_models: frozenset[str] = frozenset()
-    person_wait_s: float = Field(default=0, ge=0, le=_DAY_S)
+    person_wait_s: float = Field(default=7200, ge=0, le=_DAY_S)
     approve_strategies: frozenset[Strategy] = frozenset()
     approve_above_microusd: int | None = Field(default=None, ge=0, le=2**53)
     dependency_burst: int = Field(default=25, ge=1, le=10_000)
@@ -160,6 +160,10 @@ class Policies:
             agent_id if agent_id in agents else None,
             tenant_id if tenant_id in tenants else None,
         )
+
+    def may_be_answered(self, tenant_id: str) -> bool:
+        """Whether anybody may decide for this tenant."""
+        return any(operator.may_decide_for(tenant_id) for operator in self.operators.values())
 
     def _merged(self, *names: str | None) -> Policy:
         merged = dict(self._default)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from recover_life import BACKOFF, FALLBACK, HUMAN, LADDER, kinds, result, saved
-from recover_operators import answer, policies, question, say
+from recover_operators import OPERATORS, answer, policies, question, say
 from recover_world import PARAMETERS, START_MS, World, again, option
 
 from processors.recover.policy import Policies
@@ -105,7 +105,15 @@ def test_without_an_answer_it_ends_as_it_would_have_at_once() -> None:
     assert len(world.records(Escalation)) == 1
 
 
-@pytest.mark.parametrize("policy", [policies(person_wait_s=0), policies(max_duration_s=0.001)])
+@pytest.mark.parametrize(
+    "policy",
+    [
+        policies(person_wait_s=0),
+        policies(max_duration_s=0.001),
+        Policies({}),
+        Policies({"operators": {"bob": OPERATORS["bob"]}}),
+    ],
+)
 def test_where_nobody_may_answer_in_time_it_ends_at_once(policy: Policies) -> None:
     world = World(policies=policy)
     offset = world.fail()
