@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import random
+import resource
 import secrets
 import sys
 import tempfile
@@ -36,6 +37,7 @@ def main() -> int:
     say(f"seed {args.seed}, logs in {folder}")
     cluster = Cluster(folder, nodes=args.nodes, count=args.failures, rate=args.rate)
     run = Run(seed=args.seed, nodes=args.nodes)
+    begun_s = time.monotonic()
     try:
         cluster.start()
         torment(cluster, args, run)
@@ -45,6 +47,9 @@ def main() -> int:
         run.verdict = judge(cluster.broker.bootstrap, cluster.logs, cluster.query(), crashes)
     finally:
         cluster.close()
+    run.wall_s = time.monotonic() - begun_s
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    run.cpu_s = used.ru_utime + used.ru_stime
     if args.planted != "none":
         run.planted = planted.plant(planted.quick() if args.planted == "fast" else BUGS)
     kinds = {fault.name for fault in FAULTS.values() if fault.nodes <= args.nodes}

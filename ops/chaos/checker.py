@@ -6,13 +6,14 @@ The names are those of the invariants in README. Nothing here imports the worker
 from __future__ import annotations
 
 import json
+import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from confluent_kafka import IsolationLevel, TopicPartition
+from confluent_kafka import IsolationLevel, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
 from ops.chaos.wire import Row, dump, ms
@@ -118,7 +119,7 @@ def judge(bootstrap: str, logs: Iterable[Path], query: Query | None, crashes: Se
     decisions_recomputable(verdict, rows)
     no_input_stops_a_worker(verdict, rows, entries, crashes)
     _counts_are_the_fold(verdict, bootstrap, rows["recovery.settled.v1"])
-    _transactions_ended(verdict, bootstrap)
+    transactions_ended(verdict, bootstrap)
     if query:
         audit_complete(verdict, rows, query)
     return verdict
@@ -312,17 +313,32 @@ def _counts_are_the_fold(verdict: Verdict, bootstrap: str, settled: list[Row]) -
             verdict.accuse(COUNTS, f"{key}: learned {learned.get(key)}, settled {counts}")
 
 
-def _transactions_ended(verdict: Verdict, bootstrap: str) -> None:
+def transactions_ended(verdict: Verdict, bootstrap: str) -> None:
+    """Of every partition that recover writes, the last stable offset is the end."""
     admin = AdminClient({"bootstrap.servers": bootstrap})
     known = admin.list_topics(timeout=60).topics
-    asked = {TopicPartition(t, n): OffsetSpec.latest() for t in TRANSACTIONAL for n in known[t].partitions}
-    ends = []
-    for level in (IsolationLevel.READ_COMMITTED, IsolationLevel.READ_UNCOMMITTED):
-        answer = admin.list_offsets(asked, isolation_level=level, request_timeout=60)
-        ends.append({(tp.topic, tp.partition): future.result().offset for tp, future in answer.items()})
-    for place, stable in ends[0].items():
-        if stable != ends[1][place]:
-            verdict.accuse(TWICE, f"a transaction is open on {place}: {stable} of {ends[1][place]}")
+    places = [TopicPartition(topic, n) for topic in TRANSACTIONAL for n in known[topic].partitions]
+    stable = _ends(admin, places, IsolationLevel.READ_COMMITTED)
+    for place, end in _ends(admin, places, IsolationLevel.READ_UNCOMMITTED).items():
+        if stable[place] != end:
+            verdict.accuse(TWICE, f"a transaction is open on {place}: {stable[place]} of {end}")
+
+
+def _ends(
+    admin: AdminClient, places: list[TopicPartition], level: IsolationLevel, timeout_s: float = 60
+) -> dict[tuple[str, int], int]:
+    """Where the partitions end. Raises KafkaException where brokers do not know for `timeout_s`."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        asked = {TopicPartition(place.topic, place.partition): OffsetSpec.latest() for place in places}
+        answer = admin.list_offsets(asked, isolation_level=level, request_timeout=20)
+        try:
+            return {(tp.topic, tp.partition): future.result().offset for tp, future in answer.items()}
+        except KafkaException:
+            # A leader has just been elected.
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.5)
 
 
 def audit_complete(verdict: Verdict, rows: Rows, query: Query) -> None:

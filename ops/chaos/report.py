@@ -45,6 +45,10 @@ class Run:
     unsettled: str | None = None
     said: Counter[str] = field(default_factory=Counter)
     verdict: Verdict = field(default_factory=Verdict)
+    wall_s: float = 0.0
+    """Of the run itself, without what was planted."""
+    cpu_s: float = 0.0
+    """Of all its processes, brokers too."""
     planted: Mapping[str, str | None] = field(default_factory=dict)
     """Planted bug to what caught it."""
 
@@ -101,6 +105,8 @@ def _line(run: Run, void: list[str]) -> dict[str, Any]:
         "planted_caught": sum(by is not None for by in run.planted.values()),
         "seed": run.seed,
         "nodes": run.nodes,
+        "wall_s": _round(run.wall_s),
+        "cpu_s": _round(run.cpu_s),
         "commands": verdict.commands,
         "duplicates_dropped": verdict.duplicates_dropped,
         "success_p50_s": _round(statistics.median(verdict.success_s)) if verdict.success_s else None,

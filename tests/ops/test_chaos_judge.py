@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+from confluent_kafka import Producer
+
 from ops.chaos import checker
 from ops.chaos.checker import Verdict
 from ops.chaos.wire import Row
+from ops.runtime import topics
+from ops.runtime.settings import Settings
 
 OPTIONS = "recovery.options.performance.v1"
 
@@ -162,3 +167,19 @@ def test_garbage_that_vanished_good_records_that_were_buried_and_crashes_are_see
         verdict = Verdict()
         checker.no_input_stops_a_worker(verdict, _rows(letters=letters), entries, crashes)
         assert len(verdict.broken.get(checker.INPUT, [])) == broken
+
+
+@pytest.mark.integration
+def test_a_transaction_that_stays_open_is_seen(settings: Settings) -> None:
+    topics.create(settings)
+    verdict = Verdict()
+    checker.transactions_ended(verdict, settings.bootstrap)
+    assert not verdict.broken
+    producer = Producer(settings.producer(**{"transactional.id": "forgetful"}))
+    producer.init_transactions(30)
+    producer.begin_transaction()
+    producer.produce(checker.TRANSACTIONAL[0], b"x")
+    producer.flush(30)
+    checker.transactions_ended(verdict, settings.bootstrap)
+    producer.abort_transaction(30)
+    assert list(verdict.broken) == [checker.TWICE]
