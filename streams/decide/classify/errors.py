@@ -64,7 +64,8 @@ def _read(level: Level, rules: Rules) -> Iterator[Finding]:
         path = f"{level.path}.status_code" if of_tool else f"{level.path}.http_status"
         yield from _found(rules.by_status.get(status, ()), structured, level, path, str(status))
     for code in level.codes:
-        path = f"{level.path}.body" if of_tool else f"{level.path}.code"
+        own = "exit_code" if code.startswith("exit:") else "code"
+        path = f"{level.path}.body" if of_tool else f"{level.path}.{own}"
         yield from _found(rules.by_code.get(code.lower(), ()), structured, level, path, code)
         yield from _found(rules.in_name(code), structured, level, path, code)
     if level.class_name:

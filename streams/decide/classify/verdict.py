@@ -24,11 +24,12 @@ from streams.decide.classify.performance import Overrun, overruns
 from streams.decide.classify.rules import Rules, built_in
 from streams.decide.classify.said import amount, constraint_said, overstepped
 from streams.decide.classify.violation import MAX_VIOLATIONS, Violation
-from streams.decide.classify.wording import SENTENCES, severity
+from streams.decide.classify.wording import SENTENCES, sentence, severity, where
 
 SPECIFIC: Final = 50
 """Weight from which an error's evidence outranks flaws of the reasoning and limits exceeded."""
 _EVIDENCE_CHARS: Final = 300
+_BESIDE_CHARS: Final = 160
 _MAX_EVIDENCE: Final = 8
 _MAX_DETAILS_BYTES: Final = 32_768
 _READ_CHARS: Final = 2_048
@@ -144,7 +145,6 @@ def _masked_limits(limits: Mapping[str, Any]) -> Any:
 def _of_error(event: FailureEvent, said: list[Finding]) -> Classification:
     decisive, rule = said[0], said[0].rule
     evidence = _error_evidence(said)
-    what = f"{decisive.path} says {evidence[0].text!r}" if decisive.text else f"{decisive.path} shows it"
     return Classification(
         category=rule.category,
         subtype=rule.subtype,
@@ -153,9 +153,18 @@ def _of_error(event: FailureEvent, said: list[Finding]) -> Classification:
         rule=rule.name,
         details=_json(_error_details(event, rule.subtype, rule.category)),
         evidence=evidence,
-        explanation=f"{SENTENCES.get(rule.subtype, 'The cause is not known')}: {what}.",
+        explanation=f"{sentence(rule.category, rule.subtype)}: {_what(event, decisive, evidence[0].text)}.",
         counterfactual=_counterfactual(said),
     )
+
+
+def _what(event: FailureEvent, decisive: Finding, text: str) -> str:
+    """What was read and where, and beside a name or a number what the error itself says."""
+    if decisive.source is EvidenceSource.MESSAGE:
+        return f'{where(decisive.path)} "{_on_one_line(text)}"'
+    message = event.error.message if event.error is not None and decisive.path.startswith("error.") else None
+    beside = f' ("{_on_one_line(_shown(message, _BESIDE_CHARS))}")' if message else ""
+    return f"{where(decisive.path)} {text.removeprefix('exit:')}{beside}"
 
 
 def _error_evidence(said: list[Finding]) -> tuple[Evidence, ...]:
@@ -188,11 +197,12 @@ def _confidence(said: list[Finding]) -> float:
 
 def _counterfactual(said: list[Finding]) -> str:
     verdict = said[0].verdict
-    paths = ", ".join(dict.fromkeys(item.path for item in said if item.verdict == verdict))
+    paths = " and ".join(dict.fromkeys(item.path for item in said if item.verdict == verdict))
     rival = next((item for item in said if item.verdict != verdict), None)
     if rival is None:
         return f"Without {paths} the cause would be unknown."
-    return f"Without {paths} as it is, the verdict would be {rival.rule.subtype} ({rival.rule.name})."
+    say = "say" if " and " in paths else "says"
+    return f"Without what {paths} {say}, the verdict would be {rival.rule.subtype} ({rival.rule.name})."
 
 
 def _error_details(event: FailureEvent, subtype: str, category: Category) -> dict[str, Any]:
@@ -264,7 +274,7 @@ def _of_overruns(exceeded: list[Overrun]) -> Classification:
             )
             for item in exceeded
         ),
-        explanation=f"{SENTENCES[first.subtype]}: {amount(first.measured, first.unit)} used, "
+        explanation=f"{sentence(first.category, first.subtype)}: {amount(first.measured, first.unit)} used, "
         f"{amount(first.limit, first.unit)} allowed.",
         counterfactual=f"With at most {amount(first.limit, first.unit)} it would have been within its limit.",
     )
@@ -278,8 +288,8 @@ def _abstained(event: FailureEvent, refused: list[str]) -> Classification:
         subtype="unknown",
         severity=Severity.MEDIUM,
         details=_json(_error_details(event, "unknown", Category.TOOL_FAILURE)) if tool_failed else "{}",
-        explanation=mask(_cut(f"No rule knows this evidence.{why}")),
-        counterfactual="A status, an error code, an exception class or a telling message would decide.",
+        explanation=mask(_cut(f"Nothing in the evidence tells the cause.{why}")),
+        counterfactual="A status, an error code, a known class of exception or a telling message would decide.",
     )
 
 
@@ -287,13 +297,17 @@ def _evidence(source: EvidenceSource, path: str, rule: str, text: str) -> Eviden
     return Evidence(source=source, path=path, rule=rule, text=_shown(text))
 
 
-def _shown(text: str) -> str:
+def _shown(text: str, limit: int = _EVIDENCE_CHARS) -> str:
     """Masked, then cut: a cut secret would not be recognised."""
-    return text if text.isdigit() else _cut(mask(text[: 4 * _EVIDENCE_CHARS]))
+    return text if text.isdigit() else _cut(mask(text[: 4 * _EVIDENCE_CHARS]), limit)
 
 
-def _cut(text: str) -> str:
-    return text if len(text) <= _EVIDENCE_CHARS else text[: _EVIDENCE_CHARS - 3] + "..."
+def _on_one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _cut(text: str, limit: int = _EVIDENCE_CHARS) -> str:
+    return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
 def _bounded_json(details: dict[str, Any]) -> str:

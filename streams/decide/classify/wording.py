@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from schemas.records import Severity
+from schemas.records import Category, Severity
 
 SENTENCES: Final[Mapping[str, str]] = {
     "range_violation": "The model gave a value outside its allowed range",
@@ -20,7 +20,7 @@ SENTENCES: Final[Mapping[str, str]] = {
     "service_unavailable": "The service failed on its own side; it may work again later",
     "network_error": "The connection to the service failed",
     "quota_exhausted": "The account's quota, credit or budget is used up; waiting does not help",
-    "content_policy": "A content policy blocked the request or its answer",
+    "content_policy": "A policy on content blocked the request or its answer",
     "invalid_request": "The service refused the request as it stands; repeating it unchanged does not help",
     "bad_response": "The service answered something that cannot be used",
     "retries_exhausted": "Every retry of the call was used up",
@@ -28,15 +28,15 @@ SENTENCES: Final[Mapping[str, str]] = {
     "wrong_conclusion": "The conclusion is not the expected one",
     "missing_step": "A required step was left out",
     "incomplete_analysis": "A required factor was left out",
-    "loop": "The agent went in circles",
+    "loop": "The agent went in circles, or used up its steps",
     "invalid_history": "The message history is not one that the model's service accepts",
-    "state_conflict": "The state that the call needed had changed, or already exists",
+    "state_conflict": "What the call works on was changed meanwhile, is in use, or is there already",
     "missing_context": "Something that the step needed was not given to it",
     "no_final_answer": "The agent ended without an answer",
-    "runtime_error": "The agent's own code failed",
+    "runtime_error": "The agent's own code or set-up is at fault",
     "out_of_memory": "The run needed more memory than it had",
     "token_limit_exceeded": "The request or the answer is longer than the model allows",
-    "control_flow": "No failure: the run was interrupted or cancelled on purpose, or waits for a person",
+    "control_flow": "No failure: the run was ended, cancelled or handed on on purpose, or waits for a person",
 }
 
 _SEVERITIES: Final[Mapping[str, Severity]] = {
@@ -56,3 +56,33 @@ _SEVERITIES: Final[Mapping[str, Severity]] = {
 def severity(subtype: str) -> Severity:
     """How much harm a failure of this subtype does if it is acted on."""
     return _SEVERITIES.get(subtype, Severity.MEDIUM)
+
+
+_WHERE: Final[Mapping[str, str]] = {
+    "error.message": "the error says",
+    "error.class": "the exception is",
+    "error.code": "the error's code is",
+    "error.exit_code": "the process ended with exit code",
+    "error.http_status": "the HTTP status is",
+    "tool_response.error": "the tool said",
+    "tool_response.status_code": "the tool answered with status",
+    "tool_response.body": "the tool's answer holds the code",
+}
+_CAUSES: Final[Mapping[str, str]] = {
+    "message": "a cause within says",
+    "class": "a cause within is",
+    "code": "a cause within has the code",
+    "http_status": "a cause within has the HTTP status",
+}
+
+
+def sentence(category: Category, subtype: str) -> str:
+    """One sentence, without its full stop, on what happened."""
+    if category is Category.PERFORMANCE and subtype == "timeout":
+        return "The run took longer than it was allowed"
+    return SENTENCES.get(subtype, "The cause is not known")
+
+
+def where(path: str) -> str:
+    """The place of evidence in words: `error.http_status` is `the HTTP status is`."""
+    return _WHERE.get(path) or _CAUSES.get(path.rpartition(".")[2]) or f"{path} says"
