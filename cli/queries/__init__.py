@@ -23,12 +23,13 @@ from schemas.records import parse_json_text
 
 _PIPED_CHARS: Final = 160
 _FACTS: Final = """
-SELECT kind, topic, appended_at, failure_id, recovery_id, command_id, attempt, status, reason, body
+SELECT kind, topic, partition, offset, appended_at, failure_id, recovery_id, command_id, attempt, status, reason, body
 FROM v_events
 WHERE tenant_id = {tenant:String} AND execution_id = {execution:String}
 ORDER BY appended_at, topic, partition, offset
 LIMIT 10000
 """
+_SUCCESS: Final = {True: Text("yes", style="green"), False: Text("no", style="red"), None: Text("open", style="cyan")}
 _TENANTS: Final = """
 SELECT DISTINCT tenant_id, execution_id FROM audit_events
 WHERE execution_id = {whole:String}
@@ -123,11 +124,13 @@ def _resolve(client: Any, execution: str) -> tuple[str, str] | None:
 
 
 def _fact(row: Sequence[Any]) -> Fact:
-    kind, topic, at, failure_id, recovery_id, command_id, attempt, status, reason, body = row
+    kind, topic, partition, offset, at, failure_id, recovery_id, command_id, attempt, status, reason, body = row
     document = parse_json_text(body)
     return Fact(
         kind=kind,
         topic=topic,
+        partition=partition,
+        offset=offset,
         at=at,
         failure_id=failure_id,
         recovery_id=recovery_id,
@@ -146,10 +149,13 @@ def _console() -> Console:
 
 def _show_history(document: dict[str, Any]) -> None:
     console = _console()
-    rate = document["recovery_success_rate"]
-    console.print(
-        Text(f"{clean(document['execution_id'])}: {document['total_failures']} failures, {rate:.0%} recovered")
-    )
+    total, ended = document["total_failures"], document["ended"]
+    said = f"{clean(document['execution_id'])}: {total} failure{'' if total == 1 else 's'}"
+    if ended:
+        said += f", {document['recovery_success_rate']:.0%} of {ended} recovered"
+    if ended < total:
+        said += f", {total - ended} still open"
+    console.print(Text(said))
     if not document["events"]:
         return
     table = Table(box=None, padding=(0, 2), pad_edge=False)
@@ -157,6 +163,6 @@ def _show_history(document: dict[str, Any]) -> None:
         table.add_column(name, header_style="dim")
     for event in document["events"]:
         strategy = event["recovery_strategy"] or "none"
-        success = Text("yes", style="green") if event["success"] else Text("no", style="red")
+        success = _SUCCESS[event["success"]]
         table.add_row(clean(event["time"]), clean(event["failure_type"]), clean(strategy), success)
     console.print(table)

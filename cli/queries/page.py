@@ -13,7 +13,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from cli.queries.story import Attempt, Failure, Recovery, Story
+from cli.queries.story import Answer, Attempt, Failure, Recovery, Story
 
 _LABEL_CHARS: Final = 9
 _VALUE_CHARS: Final = 600
@@ -25,6 +25,7 @@ _STYLE: Final = {
     "expired": "red",
     "open": "bold cyan",
 }
+_HELD: Final = "held: "
 _NO_NEWS: Final = ("opened", "joined", "held")
 _MAX_EVIDENCE: Final = 4
 _ENDED: Final = {
@@ -94,7 +95,13 @@ def _recovery(story: Story, recovery: Recovery, console: Console) -> None:
         _failure(failure, f"Failure {number}", console)
     if recovery.escalation:
         console.print()
-        _lines(console, "A person", [Text(clean(recovery.escalation), style="yellow")])
+        _lines(console, "A person", [Text(clean(recovery.escalation), style="yellow"), *map(_answer, recovery.answers)])
+
+
+def _answer(answer: Answer) -> Text:
+    said = f"{_clock(answer.at)}  {answer.operator} said {answer.action} {answer.strategy}".rstrip()
+    why = f" ({answer.reason})" if answer.reason else ""
+    return Text(clean(f"{said}{why}: {answer.became or 'not heard yet'}"))
 
 
 def _sentence(recovery: Recovery) -> str:
@@ -117,6 +124,9 @@ def _failure(failure: Failure, title: str, console: Console) -> None:
     console.print(Text.assemble((title, "bold"), f"  {_clock(failure.detected_at)}  ", (clean(who), "cyan")))
     _lines(console, "What", [Text(clean(failure.error or "the agent gave no message"))])
     _lines(console, "Why", list(_verdict(failure.verdict)))
+    _lines(
+        console, "Held", [Text(clean(word[len(_HELD) :])) for word in failure.dispositions if word.startswith(_HELD)]
+    )
     if failure.attempts:
         for attempt in failure.attempts:
             _lines(console, "Options", [_candidates(attempt)])
@@ -128,7 +138,7 @@ def _failure(failure: Failure, title: str, console: Console) -> None:
     if failure.answered_by:
         _lines(console, "Done", [Text(f"answered by attempt {failure.answered_by} of this recovery")])
     else:
-        said = [word for word in failure.dispositions if word not in _NO_NEWS]
+        said = [word for word in failure.dispositions if word not in _NO_NEWS and not word.startswith(_HELD)]
         _lines(console, "Done", [Text(clean(f"no command: {'; '.join(said)}") if said else "nothing yet")])
 
 
@@ -185,6 +195,7 @@ def _done(attempt: Attempt) -> Iterator[Text]:
         f"attempt {attempt.attempt}: ",
         (clean(attempt.strategy), "bold"),
         clean(f", {seconds(attempt.latency_s)} after the failure, from checkpoint {attempt.checkpoint_id}"),
+        clean(f", decided by {attempt.operator}") if attempt.operator else "",
     )
     for change in attempt.modifications:
         yield Text(clean(f"{change.get('kind')}: {_parameters(change.get('parameters'))}"))

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
 
+_SIGNED_CHARS: Final = 32
+"""Of a signature, as dispositions name it."""
 _SET_ASIDE: Final = frozenset({"duplicate", "ignored", "expired", "stale", "forwarded"})
 
 
@@ -18,6 +20,8 @@ class Fact:
     topic: str
     at: datetime
     """The broker's time."""
+    partition: int = 0
+    offset: int = -1
     failure_id: str = ""
     recovery_id: str = ""
     command_id: str = ""
@@ -41,6 +45,8 @@ class Attempt:
     """What was chosen from, best first; `chosen` is the index."""
     chosen: int
     mode: str
+    operator: str
+    """Who decided; empty: the mode did."""
     modifications: Sequence[dict[str, Any]]
     status: str
     """Of the settled attempt; open where it has not ended."""
@@ -71,6 +77,20 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What a person said to a question, and what recover made of it."""
+
+    at: datetime
+    operator: str
+    action: str
+    """approve, choose or reject."""
+    strategy: str
+    reason: str
+    became: str
+    """Kind and reason of the disposition; empty where there is none yet."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Recovery:
     """From a failure to its end."""
 
@@ -83,6 +103,7 @@ class Recovery:
     duration_s: float | None
     cost_microusd: int
     escalation: str
+    answers: Sequence[Answer]
     failures: Sequence[Failure]
 
 
@@ -139,9 +160,25 @@ class _Teller:
             execution_id=execution_id,
             recoveries=[self._recovery(r, [f for f in failures if recovery_of[f] == r]) for r in recoveries],
             others=[self._failure(f, "") for f in failures if not recovery_of[f]],
-            unreadable=[{"topic": f.topic, "at": f.at, "reason": f.reason} for f in self._all("malformed", once=False)],
-            dead_letters=[_dead_letter(f) for f in self._all("dead_letter", once=False)],
+            unreadable=self._unreadable(),
+            dead_letters=self._dead_letters(),
         )
+
+    def _unreadable(self) -> list[dict[str, Any]]:
+        """What no worker has said anything about."""
+        told = {_origin(letter) for letter in self._all("dead_letter", once=False)}
+        found = [f for f in self._all("malformed", once=False) if (f.topic, f.partition, f.offset) not in told]
+        return [{"topic": f.topic, "at": f.at, "reason": f.reason} for f in found]
+
+    def _dead_letters(self) -> list[dict[str, Any]]:
+        """One for each record, whoever could not handle it, and however often."""
+        letters: dict[tuple[str, int, int], dict[str, Any]] = {}
+        for fact in self._all("dead_letter", once=False):
+            letter = letters.setdefault(_origin(fact), _dead_letter(fact))
+            worker = fact.body.get("worker") or ""
+            if worker not in letter["worker"].split(" and "):
+                letter["worker"] += f" and {worker}"
+        return list(letters.values())
 
     def _recovery_of(self, failure: str) -> str:
         for command in reversed(self._commands):
@@ -163,8 +200,24 @@ class _Teller:
             duration_s=body.get("total_duration_s"),
             cost_microusd=body.get("total_cost_microusd") or 0,
             escalation=(escalation.body.get("summary") or "") if escalation else "",
+            answers=self._answers(recovery_id),
             failures=[self._failure(failure, recovery_id) for failure in failures],
         )
+
+    def _answers(self, recovery_id: str) -> list[Answer]:
+        became: dict[str, str] = {}
+        for fact in self._all("disposition", once=False):
+            if fact.body.get("subject") == "operator":
+                became.setdefault(fact.body.get("subject_id") or "", _said(fact))
+        # The same, sent once more, is one answer.
+        signed = {
+            fact.body.get("signature") or "": fact
+            for fact in reversed(self._all("operator_action", once=False))
+            if fact.recovery_id == recovery_id
+        }
+        return [
+            _answer(fact, became.get(signature[:_SIGNED_CHARS], "")) for signature, fact in reversed(signed.items())
+        ]
 
     def _failure(self, failure_id: str, recovery_id: str) -> Failure:
         event = self._first.get(("failure_event", failure_id))
@@ -185,7 +238,7 @@ class _Teller:
             options=(options.body.get("options") or []) if options else [],
             attempts=own,
             answered_by=shared if not own and shared > resumed else 0,
-            dispositions=list(dict.fromkeys(f"{f.status}: {f.reason}" if f.reason else f.status for f in said)),
+            dispositions=list(dict.fromkeys(map(_said, said))),
         )
 
     def _attempt(self, command: Fact, detected_at: datetime | None) -> Attempt:
@@ -203,6 +256,7 @@ class _Teller:
             candidates=decision.get("candidates") or [],
             chosen=decision.get("chosen") or 0,
             mode=decision.get("mode") or "",
+            operator=decision.get("operator") or "",
             modifications=command.body.get("modifications") or [],
             status=settled.status if settled else "open",
             outcome=word.get("status") or "",
@@ -212,6 +266,27 @@ class _Teller:
             cost_microusd=end.get("cost_microusd") or 0,
             final_output=word.get("final_output"),
         )
+
+
+def _said(disposition: Fact) -> str:
+    return f"{disposition.status}: {disposition.reason}" if disposition.reason else disposition.status
+
+
+def _answer(fact: Fact, became: str) -> Answer:
+    return Answer(
+        at=fact.at,
+        operator=fact.body.get("operator") or "",
+        action=fact.status,
+        strategy=fact.body.get("strategy") or "",
+        reason=fact.reason,
+        became=became,
+    )
+
+
+def _origin(letter: Fact) -> tuple[str, int, int]:
+    """Topic, partition and offset of the record that a dead letter is about."""
+    body = letter.body
+    return body.get("origin_topic") or "", body.get("origin_partition") or 0, body.get("origin_offset") or 0
 
 
 def _dead_letter(fact: Fact) -> dict[str, Any]:
