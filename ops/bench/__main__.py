@@ -1,6 +1,6 @@
 """`make bench`: what the streams worker costs, against its peers, in one run on one broker.
 
-    python -m ops.bench [--events N] [--seconds S] [--rounds R] [--long N] [--only throughput|latency]
+    python -m ops.bench [--events N] [--seconds S] [--rounds R] [--long N] [--only PART]...
 
 A table for people, then one line of JSON. How it is measured, and which figure is noise: README.md beside this file.
 """
@@ -12,13 +12,18 @@ import json
 import os
 import subprocess
 import sys
+import time
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
+from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 from confluent_kafka import Producer
 
+from ops.bench import open_executions
+from ops.bench.classify_cost import print_costs
 from ops.bench.latency import Latency, measure, relay, workers
 from ops.bench.load import message
 from ops.broker import Broker
@@ -30,6 +35,7 @@ QUIX: Final = ROOT / ".cache" / "bench-quix"
 LOCK: Final = ROOT / "requirements" / "bench-quix.txt"
 _PEERS: Final = ("ours", "quix", "bare")
 _RATES: Final = (100, 1000)
+_PARTS: Final = ("throughput", "framework", "latency", "classify", "recover")
 
 Run = dict[str, Any]
 Figures = dict[str, float]
@@ -76,7 +82,9 @@ def peer(kind: str, bootstrap: str, events: int, warm_up: int = 0) -> Run:
     else:
         command = [sys.executable, "-m", "ops.bench.peers", kind, bootstrap, app, str(events), str(warm_up)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, env=environment, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False)
+    # Faust and Quix leave their state in the working directory.
+    with TemporaryDirectory(prefix="omium-bench-") as folder:
+        done = subprocess.run(command, env=environment, cwd=folder, stdout=subprocess.PIPE, text=True, check=False)
     lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
     if not lines:
         raise RuntimeError(f"{kind} gave no result, exit code {done.returncode}")
@@ -95,11 +103,13 @@ def throughput(events: int, rounds: int) -> Figures:
                 if kind not in best or run["seconds"] < best[kind]["seconds"]:
                     best[kind] = run
     rate = {kind: run["events"] / run["seconds"] for kind, run in best.items()}
+    cpu_us = {kind: run["cpu_s"] / run["events"] * 1e6 for kind, run in best.items()}
     for kind in _PEERS:
-        cpu_us = best[kind]["cpu_s"] / best[kind]["events"] * 1e6
-        say(f"  {kind:24}{rate[kind]:10,.0f} events/s {cpu_us:10.1f} us CPU/event")
+        say(f"  {kind:24}{rate[kind]:10,.0f} events/s {cpu_us[kind]:10.1f} us CPU/event")
     return {
         "streams_events_per_s": rate["ours"],
+        "streams_cpu_us": cpu_us["ours"],
+        "bare_cpu_us": cpu_us["bare"],
         "streams_vs_quix": rate["ours"] / rate["quix"],
         "streams_vs_bare": rate["ours"] / rate["bare"],
     }
@@ -157,6 +167,12 @@ def latency(seconds: float) -> Figures:
     return figures
 
 
+def classify() -> Figures:
+    """CPU of one verdict, of one whole decision, and the tail over random and mutated events."""
+    # "decide, status code, us" and "random events, p99.9, ms" as keys.
+    return {name.replace(", ", "_").replace(" ", "_").replace(".", ""): cost for name, cost in print_costs().items()}
+
+
 def main() -> int:
     """Run what was asked for."""
     parser = argparse.ArgumentParser(prog="python -m ops.bench", description=__doc__)
@@ -165,18 +181,26 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=30.0, help="of each latency run")
     parser.add_argument("--long", type=int, default=1_000_000, help="events of the run that looks for growth")
     parser.add_argument("--backlog", type=int, default=100_000)
-    parser.add_argument("--only", choices=("throughput", "framework", "latency"))
+    parser.add_argument("--executions", type=int, default=1_000_000, help="open ones, of the recover part")
+    parser.add_argument("--only", action="append", choices=_PARTS, help="may be given more than once")
     args = parser.parse_args()
+    parts: dict[str, tuple[str, Callable[[], Figures]]] = {
+        "throughput": (
+            "whole work: decode, classify, rank, encode, produce with delivery awaited",
+            lambda: throughput(args.events, args.rounds),
+        ),
+        "framework": ("framework", lambda: framework(args.events * 5, args.rounds, args.long, args.backlog)),
+        "latency": ("failure to resume command", lambda: latency(args.seconds)),
+        "classify": ("one verdict, one decision", classify),
+        "recover": ("open executions of recover", lambda: open_executions.measure(args.executions)),
+    }
     figures: Figures = {}
-    if args.only in (None, "throughput"):
-        say("whole work: decode, classify, rank, encode, produce with delivery awaited")
-        figures |= throughput(args.events, args.rounds)
-    if args.only in (None, "framework"):
-        say("framework")
-        figures |= framework(args.events * 5, args.rounds, args.long, args.backlog)
-    if args.only in (None, "latency"):
-        say("failure to resume command")
-        figures |= latency(args.seconds)
+    for name in args.only or _PARTS:
+        title, run = parts[name]
+        began = time.monotonic()
+        say(title)
+        figures |= run()
+        figures[f"{name}_part_s"] = time.monotonic() - began
     print(json.dumps({name: round(value, 3) for name, value in figures.items()}))
     return 0
 
