@@ -158,7 +158,8 @@ class Assignment:
         for lane in self.lanes.values():
             lane.forget_read()
             self._role.forget(lane.writer)
-        self._parked, self.lanes, self.live = self.lanes, {}, {}
+        self._parked |= self.lanes
+        self.lanes, self.live = {}, {}
 
     def _on_lost(self, consumer: Consumer, lost: list[TopicPartition]) -> None:
         # Another may have been the writer since, and may be gone again.

@@ -107,7 +107,8 @@ class Writer:
         """Before the partition may be ours: read what the changelog holds, so that little is left then."""
         try:
             self._changelog().read_ahead(admin, enough)
-        except (KafkaException, TimeoutError, DoubtError) as error:
+        except Exception as error:
+            # Half of what the consumer gave may be in the ledger. The takeover begins anew, and says what it meets.
             log.info("partition %d: not read ahead: %s", self.partition, error)
             self._close_ahead()
 
@@ -283,7 +284,6 @@ class Writer:
             on_delivery=self._on_delivery,
             **extra,
         )
-        producer.poll(0)
 
     def _on_delivery(self, error: KafkaError | None, message: KafkaMessage) -> None:
         problem = delivery_error(error, message)

@@ -122,6 +122,28 @@ def test_what_was_read_ahead_and_what_came_after_is_the_state(ours: Settings) ->
         writer.discard()
 
 
+def test_what_could_not_be_read_ahead_is_read_by_the_takeover(ours: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    app = ours.model_copy(update={"app": "ahead"})
+    admin, producer = AdminClient(app.kafka()), Producer(app.producer())
+    for n in range(10):
+        state = encode(Execution(tenant_id="t", execution_id=f"half-{n}"))
+        producer.produce(RECOVER_STATE.name, state, f"t/half-{n}", partition=0)
+    producer.flush()
+    writer, restore = Writer(app, 0, app.partitions, Policies.load()), Ledger.restore
+
+    def fails(ledger: Ledger, key: bytes, value: bytes | None) -> None:
+        if key == b"t/half-5":
+            raise ValueError("unreadable")
+        restore(ledger, key, value)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Ledger, "restore", fails)
+        writer.read_ahead(admin, lambda: False)
+    writer.take_over(admin, lambda: False)
+    assert {f"t/half-{n}" for n in range(10)} <= writer.ledger.states.keys()
+    writer.discard()
+
+
 def test_inputs_that_cannot_be_sought_are_a_doubt_and_tried_again(
     ours: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
