@@ -260,9 +260,13 @@ def run(
             signal.signal(number, lambda *_: stop.set())
     try:
         worker = Worker(settings, PolicyFile(settings.policy_file), stop, role, transactional=transactional)
-    except (StartError, ValueError, KafkaException) as error:
+    except (StartError, ValueError) as error:
         log.error("%s", error)
         return 2
+    except KafkaException as error:
+        # Not a fault of how it was called: tried again, it may go well.
+        log.error("%s", error)
+        return 1
     health = HealthServer(settings.metrics_host, settings.metrics_port, worker.readiness)
     lag = LagReporter(settings, f"{settings.app}-{role.name}", [topic.name for topic in role.inputs])
     log.info("%s serves metrics on port %d", role.name, health.port)
