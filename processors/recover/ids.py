@@ -10,7 +10,7 @@ _BYTES: Final = 16
 
 def digest(*fields: str) -> str:
     """BLAKE2b-128 over length-prefixed fields, as 32 hexadecimal digits: ("ab", "c") and ("a", "bc") differ."""
-    parts = []
+    parts: list[bytes] = []
     for field in fields:
         data = field.encode("utf-8", "surrogatepass")
         parts += (len(data).to_bytes(8, "big"), data)

@@ -141,7 +141,10 @@ class Worker:
         lanes = self._assignment.live.values()
         lingering = [left_s for lane in lanes if (left_s := lane.lingers_s(now_s)) is not None]
         longest_s = _TAKING_POLL_S if self._assignment.taking_over else _POLL_S
-        first = self._consumer.poll(min([longest_s, *lingering]))
+        # Where all rest, nothing is to be done for a record that comes: to wake for each costs more than to sort it.
+        if rest_s := min((lane.rests_s(now_s) for lane in lanes), default=0.0):
+            time.sleep(min(rest_s, longest_s))
+        first = self._consumer.poll(0 if rest_s else min([longest_s, *lingering]))
         if first is None:
             return
         read_as = self._assignment.live

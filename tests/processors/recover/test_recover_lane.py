@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from processors.recover.lane import LINGER_S, Lane
+from processors.recover.lane import LINGER_S, REST_S, Lane
 from processors.recover.ledger import Raw
 from schemas.records import Category
 from schemas.topics import FAILURES, OPTIONS, OUTCOMES
@@ -47,6 +47,36 @@ def test_what_is_of_another_execution_waits_for_nobody() -> None:
     lane.append(_raw(FAILURES.name, 0, "t/a"), now_s=1.0)
     lane.append(_raw(OUTCOMES.name, 0, "t/b"), now_s=1.0)
     assert [raw.topic for raw in lane.batch(1.0)] == [OUTCOMES.name]
+
+
+def test_a_busy_partition_rests_between_batches_and_an_idle_one_does_not() -> None:
+    lane, idle = _lane(), _lane()
+    for n in range(40):
+        lane.append(_raw(OUTCOMES.name, n, f"t/{n}"), now_s=1.0 + n / 1000)
+    assert len(lane.batch(1.04)) == 40
+    lane.append(_raw(OUTCOMES.name, 40, "t/40"), now_s=1.041)
+    assert lane.batch(1.041) == []
+    assert lane.rests_s(1.041) == pytest.approx(REST_S - 0.001)
+    assert [raw.offset for raw in lane.batch(1.041 + REST_S)] == [40]
+    for n in range(3):
+        idle.append(_raw(OUTCOMES.name, n, f"t/{n}"), now_s=1.0 + n / 50)
+        assert len(idle.batch(1.0 + n / 50)) == 1
+
+
+def test_a_backlog_does_not_rest() -> None:
+    lane = _lane(limit=10)
+    for n in range(100):
+        lane.append(_raw(OUTCOMES.name, n, f"t/{n}"), now_s=1.0)
+    assert [len(lane.batch(1.0)) for _ in range(10)] == [10] * 10
+
+
+def test_a_busy_partition_that_went_quiet_does_not_rest() -> None:
+    lane = _lane()
+    for n in range(100):
+        lane.append(_raw(OUTCOMES.name, n, f"t/{n}"), now_s=1.0)
+    assert len(lane.batch(1.0)) == 100
+    lane.append(_raw(OUTCOMES.name, 100, "t/100"), now_s=2.0)
+    assert len(lane.batch(2.0)) == 1
 
 
 records = st.lists(
