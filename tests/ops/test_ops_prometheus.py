@@ -57,7 +57,7 @@ def test_no_label_grows_with_the_traffic() -> None:
     labels = {label for metric in METRICS for label in metric._labelnames}
     assert labels <= {
         "failure_type", "strategy", "status", "reason", "partition", "worker", "group", "topic", "version", "subject",
-        "kind", "cause",
+        "kind", "cause", "circuit", "result",
     }  # fmt: skip
 
 
