@@ -152,18 +152,21 @@ def latency(seconds: float) -> Figures:
             with Broker() as broker:
                 settings = Settings(bootstrap=broker.bootstrap, app=kind)
                 topics.create(settings)
-                with running(settings):
-                    result = found[kind] = measure(settings, rate, seconds, f"{kind}-{rate}")
+                with running(settings) as pids:
+                    pids["broker"] = broker.pid() or 0
+                    result = found[kind] = measure(settings, rate, seconds, f"{kind}-{rate}", pids)
             say(
                 f"  {kind:8}{rate:6}/s  p50 {result.p50:8.1f} ms  p99 {result.p99:8.1f} ms"
                 f"  first hop p50 {result.first_hop_p50:.1f} ms"
                 f"  missing {result.missing}  last tenth / first {result.late:.2f}"
             )
+            say("    us CPU a failure: " + ", ".join(f"{name} {cpu:.0f}" for name, cpu in result.cpu_us.items()))
         figures[f"latency_{rate}_p50_ms"] = found["ours"].p50
         figures[f"latency_{rate}_p99_ms"] = found["ours"].p99
         figures[f"latency_{rate}_p50_ratio"] = found["ours"].p50 / found["relay"].p50
         figures[f"latency_{rate}_p99_ratio"] = found["ours"].p99 / found["relay"].p99
         figures[f"latency_{rate}_missing"] = found["ours"].missing
+        figures |= {f"latency_{rate}_{name}_cpu_us": cpu for name, cpu in found["ours"].cpu_us.items()}
     return figures
 
 

@@ -16,9 +16,10 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import quantiles
 from typing import Final
 
@@ -48,10 +49,14 @@ class Latency:
     """To the options, or to the relay's middle topic."""
     late: float
     """p50 of the last tenth over p50 of the first: above 2, a backlog grew."""
+    cpu_us: dict[str, float]
+    """Microseconds of CPU per failure, from the first sent to the last command, by process; `load` sends and reads."""
 
 
-def measure(settings: Settings, rate: int, seconds: float, prefix: str) -> Latency:
-    """Send `rate` failures a second and wait for their commands."""
+def measure(
+    settings: Settings, rate: int, seconds: float, prefix: str, processes: Mapping[str, int] | None = None
+) -> Latency:
+    """Send `rate` failures a second and wait for their commands. `processes`: pids of what works on them."""
     count = int(rate * seconds)
     sent: dict[bytes, float] = {}
     arrived: dict[bytes, float] = {}
@@ -63,6 +68,8 @@ def measure(settings: Settings, rate: int, seconds: float, prefix: str) -> Laten
     reading.wait(_START_S)
     producer = Producer(settings.producer())
     records = [message(number, prefix) for number in range(count)]
+    pids = {**(processes or {}), "load": os.getpid()}
+    cpu_s = {name: _cpu_s(pid) for name, pid in pids.items()}
     began = time.perf_counter()
     for number, record in enumerate(records):
         if (wait := began + number / rate - time.perf_counter()) > 0:
@@ -74,6 +81,7 @@ def measure(settings: Settings, rate: int, seconds: float, prefix: str) -> Laten
     deadline = time.monotonic() + _DRAIN_S
     while not sent.keys() <= arrived.keys() and time.monotonic() < deadline:
         time.sleep(0.05)
+    cpu_us = {name: (_cpu_s(pid) - cpu_s[name]) / count * 1e6 for name, pid in pids.items()}
     ended.set()
     collector.join()
     keys = [record.key for record in records[int(rate * min(_WARM_UP_S, seconds / 4)) :]]
@@ -84,7 +92,13 @@ def measure(settings: Settings, rate: int, seconds: float, prefix: str) -> Laten
     late = last[0] / first[0] if first and last else float("inf")
     hops = sorted((halfway[key] - sent[key]) * 1000 for key in keys if key in halfway)
     first_hop = hops[len(hops) // 2] if hops else float("inf")
-    return Latency(cuts[49], cuts[98], len(sent.keys() - arrived.keys()), first_hop, late)
+    return Latency(cuts[49], cuts[98], len(sent.keys() - arrived.keys()), first_hop, late, cpu_us)
+
+
+def _cpu_s(pid: int) -> float:
+    """CPU seconds of all threads of a process so far, in steps of 10 ms."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _collect(
@@ -111,30 +125,33 @@ def _collect(
 
 
 @contextmanager
-def workers(settings: Settings) -> Iterator[None]:
-    """The streams and recover workers, ready."""
-    with _processes(
-        settings, [["-c", _WORKER.format(name)] for name in ("streams.main", "processors.recover.main")]
-    ) as urls:
+def workers(settings: Settings) -> Iterator[dict[str, int]]:
+    """The streams and recover workers, ready: their pids."""
+    modules = {"streams": "streams.main", "recover": "processors.recover.main"}
+    commands = [["-c", _WORKER.format(name)] for name in modules.values()]
+    with _processes(settings, commands) as (urls, pids):
         deadline = time.monotonic() + _START_S
         while not all(_is_ready(url) for url in urls):
             if time.monotonic() > deadline:
                 raise TimeoutError("the workers are not ready")
             time.sleep(0.1)
-        yield
-
-
-@contextmanager
-def relay(settings: Settings) -> Iterator[None]:
-    """The bare relay, with its partitions assigned."""
-    stages = [["-m", "ops.bench.latency", stage, settings.bootstrap, settings.app] for stage in ("stage1", "stage2")]
-    with _processes(settings, stages):
         measure(settings, 20, 5, f"{settings.app}-warm")
-        yield
+        yield dict(zip(modules, pids, strict=True))
 
 
 @contextmanager
-def _processes(settings: Settings, commands: list[list[str]]) -> Iterator[list[str]]:
+def relay(settings: Settings) -> Iterator[dict[str, int]]:
+    """The bare relay, with its partitions assigned: its pids."""
+    names = ("stage1", "stage2")
+    stages = [["-m", "ops.bench.latency", stage, settings.bootstrap, settings.app] for stage in names]
+    with _processes(settings, stages) as (_, pids):
+        measure(settings, 20, 5, f"{settings.app}-warm")
+        yield dict(zip(names, pids, strict=True))
+
+
+@contextmanager
+def _processes(settings: Settings, commands: list[list[str]]) -> Iterator[tuple[list[str], list[int]]]:
+    """The health addresses and the pids of these commands' processes."""
     started, urls = [], []
     try:
         for command in commands:
@@ -150,7 +167,7 @@ def _processes(settings: Settings, commands: list[list[str]]) -> Iterator[list[s
             }
             started.append(subprocess.Popen([sys.executable, *command], env=environment))
             urls.append(f"http://127.0.0.1:{port}/readyz")
-        yield urls
+        yield urls, [process.pid for process in started]
     finally:
         for process in started:
             process.terminate()
