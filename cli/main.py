@@ -20,7 +20,7 @@ app = typer.Typer(
 topics_app = typer.Typer(no_args_is_help=True, help="The topics of the contract on the broker.")
 app.add_typer(topics_app, name="topics")
 
-Worker = Literal["streams", "recover", "audit", "all"]
+Worker = Literal["streams", "recover", "govern", "audit", "all"]
 Execution = Annotated[str, typer.Argument(help="Execution id, or tenant_id/execution_id where ids repeat.")]
 
 

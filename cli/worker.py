@@ -24,6 +24,7 @@ _log: Final = logging.getLogger("omium.worker")
 _MODULES: Final = {
     "streams": "streams.main",
     "recover": "processors.recover.main",
+    "govern": "processors.govern.main",
     "audit": "processors.audit.main",
 }
 _RETRY_S: Final = 2.0

@@ -23,7 +23,7 @@ from ops.runtime.lag import LagMeter
 from ops.runtime.settings import Settings
 from schemas.topics import AUDITED, DEFAULT_PARTITIONS, TOPICS
 
-WORKERS: Final = ("streams", "recover", "audit")
+WORKERS: Final = ("streams", "recover", "govern", "audit")
 _READY_S: Final = 120.0
 _MARKER: Final = ".omium-stack"
 

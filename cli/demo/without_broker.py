@@ -27,6 +27,12 @@ def _recover(settings: Settings) -> int:
     return run(settings, transactional=False)
 
 
+def _govern(settings: Settings) -> int:
+    from processors.govern.main import run
+
+    return run(settings, transactional=False)
+
+
 def _audit(settings: Settings) -> int:
     from processors.audit import main
 
@@ -39,7 +45,7 @@ def main(worker: str) -> int:
     """Run one worker."""
     settings = Settings()
     logs.configure(settings)
-    return {"streams": _streams, "recover": _recover, "audit": _audit}[worker](settings)
+    return {"streams": _streams, "recover": _recover, "govern": _govern, "audit": _audit}[worker](settings)
 
 
 if __name__ == "__main__":

@@ -26,9 +26,9 @@ GOVERN: Final = Role(
 )
 
 
-def run(settings: Settings, *, stop: threading.Event | None = None) -> int:
-    """Work until SIGTERM, SIGINT or `stop`; the exit code."""
-    return main.run(settings, stop=stop, role=GOVERN)
+def run(settings: Settings, *, transactional: bool = True, stop: threading.Event | None = None) -> int:
+    """Work until SIGTERM, SIGINT or `stop`; the exit code. `transactional=False`: for the in-process broker only."""
+    return main.run(settings, transactional=transactional, stop=stop, role=GOVERN)
 
 
 if __name__ == "__main__":

@@ -79,7 +79,7 @@ def test_prometheus_scrapes_each_worker_where_it_listens() -> None:
     jobs = yaml.safe_load((ROOT / "ops/prometheus/prometheus.yml").read_text())["scrape_configs"]
     scraped = {job["job_name"]: job["dns_sd_configs"][0] for job in jobs}
     workers = {name for name, service in OURS.items() if "restart" in service}
-    assert scraped.keys() == workers == {"streams", "recover", "audit"}
+    assert scraped.keys() == workers == {"streams", "recover", "govern", "audit"}
     for name, found in scraped.items():
         assert found["names"] == [name]
         assert str(found["port"]) == SERVICES[name]["environment"]["OMIUM_METRICS_PORT"]
