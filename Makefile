@@ -57,7 +57,7 @@ chaos: setup
 	@$(BIN)/python -m ops.chaos --nodes 1 --failures 2000 --rate 40 --faults 14 --planted fast $(if $(SEED),--seed $(SEED))
 
 chaos-long: setup
-	@$(BIN)/python -m ops.chaos --nodes 3 --failures 100000 --rate 55 --faults 204 --settle-s 600 --planted all \
+	@$(BIN)/python -m ops.chaos --nodes 3 --failures 100000 --rate 55 --faults 204 --planted all \
 		$(if $(SEED),--seed $(SEED))
 
 chaos-planted: setup

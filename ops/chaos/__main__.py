@@ -22,8 +22,6 @@ from ops.chaos.report import Run, Struck, report, say
 
 ROUND: Final = 4
 """Faults of one mix: one after the other, each waited for, or all at once; then it is quiet."""
-_HEAL_S: Final = 60.0
-"""So long the end of a fault is waited for; the next one strikes then, whatever it finds."""
 _NOTICED_S: Final = 3.5
 """A failure is late only after two seconds: so long it takes to see that a fault did harm."""
 _LOADED: Final = (0.03, 0.95)
@@ -35,7 +33,7 @@ def main() -> int:
     folder = args.folder or Path(tempfile.mkdtemp(prefix="omium-chaos-"))
     folder.mkdir(parents=True, exist_ok=True)
     say(f"seed {args.seed}, logs in {folder}")
-    cluster = Cluster(folder, nodes=args.nodes, count=args.failures, rate=args.rate)
+    cluster = Cluster(folder, nodes=args.nodes, count=args.failures, rate=args.rate, prompt=args.prompt)
     run = Run(seed=args.seed, nodes=args.nodes)
     begun_s = time.monotonic()
     try:
@@ -64,7 +62,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--rate", type=float, default=60, help="failures per second")
     parser.add_argument("--faults", type=int, default=24)
     parser.add_argument("--only", default="", help="these faults in this order, as name[:argument],... instead")
-    parser.add_argument("--settle-s", type=float, default=240)
+    parser.add_argument("--heal-s", type=float, default=60, help="longest wait for a backlog to go after a fault")
+    parser.add_argument("--settle-s", type=float, default=120, help="all must end before nothing changes for so long")
+    parser.add_argument("--prompt", action="store_true", help="agents answer at once: a run ends sooner")
     parser.add_argument("--planted", choices=("none", "fast", "all"), default="none", help="then plant bugs")
     parser.add_argument("--folder", type=Path, help="where logs are kept; absent: a temporary folder")
     args = parser.parse_args()
@@ -110,7 +110,7 @@ def torment(cluster: Cluster, args: argparse.Namespace, run: Run) -> None:
             ended_s = time.monotonic()
             time.sleep(rng.uniform(0.2, 1.5) if len(together) > 1 else 0)
         behind = cluster.watch.executions > due + ROUND * args.failures / args.faults
-        recovered_s = _recovered_s(cluster, ended_s, 0 if behind else _HEAL_S)
+        recovered_s = _recovered_s(cluster, ended_s, 0 if behind else args.heal_s)
         alone = len(together) == 1
         run.struck += [Struck(kind, where, recovered_s if alone else None) for kind, where in done]
         if not alone and recovered_s is not None:
@@ -130,24 +130,31 @@ def _recovered_s(cluster: Cluster, since_s: float, timeout_s: float) -> float | 
 
 
 def settle(cluster: Cluster, timeout_s: float) -> str | None:
-    """Wait until every recovery has ended and ClickHouse has it all, the agents gone; else say what is missing."""
-    deadline = time.monotonic() + timeout_s
-    told_s = 0.0
+    """Wait until every recovery has ended and ClickHouse has it all, the agents gone. What is missing, where nothing
+    has changed for `timeout_s`, or it takes ten times as long."""
+    latest_s = time.monotonic() + 10 * timeout_s
+    if missing := _until_nothing_is_missing(cluster, timeout_s, latest_s):
+        return missing
+    for process in cluster.agents.values():
+        process.begin_stop()
+    # What they said last is still to be answered.
+    time.sleep(5)
+    return _until_nothing_is_missing(cluster, timeout_s, latest_s)
+
+
+def _until_nothing_is_missing(cluster: Cluster, timeout_s: float, latest_s: float) -> str | None:
+    before, changed_s, told_s = "", time.monotonic(), 0.0
     while missing := _missing(cluster):
-        if time.monotonic() > deadline:
+        now_s = time.monotonic()
+        if missing != before:
+            before, changed_s = missing, now_s
+        if now_s - changed_s > timeout_s or now_s > latest_s:
             return missing
-        if time.monotonic() - told_s > 5:
-            told_s = time.monotonic()
+        if now_s - told_s > 5:
+            told_s = now_s
             say(missing)
         time.sleep(0.5)
-    for process in cluster.agents.values():
-        if process.wanted:
-            process.begin_stop()
-            # What they said last, late, is still to be answered.
-            time.sleep(2)
-    while (missing := _missing(cluster)) and time.monotonic() < deadline:
-        time.sleep(0.5)
-    return missing
+    return None
 
 
 def _missing(cluster: Cluster) -> str | None:

@@ -21,7 +21,7 @@ from confluent_kafka import Consumer, KafkaError, Message, Producer, TopicPartit
 FAILURES: Final = "agent.failures.v1"
 OUTCOMES: Final = "agent.outcomes.v1"
 COMMANDS: Final = "recovery.commands.v1"
-LONG_WORK: Final = ("async_execution", "exponential_backoff")
+LONG_WORK: Final = ("async_execution", "exponential_backoff", "increase_timeout")
 """Commands whose outcome is waited for longer than a run lasts: these agents are never silent on them."""
 LATE_S: Final = 15.0
 """Beyond the deadlines of `policy.toml`; duplicates of failures come so late too."""
@@ -149,12 +149,12 @@ class Agents:
         luck = draw(failure_id, "more")
         if luck < 2:
             self._report(execution, failure_id, {})
-        elif luck < 4:
+        elif luck < 4 and not self._args.prompt:
             self._wait(lambda: self._report(execution, failure_id, {}))
-        elif luck < 7:
+        elif 4 <= luck < 7:
             # A parallel branch of the run, whose options come on another topic: they may overtake the first's.
             self._report(execution, f"{execution}-b", {}, kind=number + 4)
-        elif luck < 8:
+        elif luck == 7:
             self._throw_garbage(number)
         return 1
 
@@ -229,6 +229,8 @@ class Agents:
         if command_id in self._answered:
             return
         luck = draw(command_id)
+        if self._args.prompt and (12 <= luck < 17 or 91 < luck <= 93 or 95 < luck <= 97):
+            luck = 50
         if luck < 12:
             self._fail_again(command)
         elif luck < 15 and command["strategy"] not in LONG_WORK:
@@ -255,7 +257,7 @@ class Agents:
         more = {"resumed_by": {"recovery_id": command["recovery_id"], "attempt": attempt}}
         again = f"{execution}-f{attempt}"
         self._report(execution, again, more, answers=command["command_id"])
-        if draw(again, "late") < 20:
+        if draw(again, "late") < 20 and not self._args.prompt:
             self._wait(lambda: self._report(execution, again, more))
 
     def _answer(self, command: dict[str, Any], status: str) -> None:
@@ -285,6 +287,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, required=True)
     parser.add_argument("--rate", type=float, required=True, help="failures per second")
     parser.add_argument("--partitioner", default="murmur2_random")
+    parser.add_argument("--prompt", action="store_true", help="never silent, never late")
     Agents(parser.parse_args()).run()
 
 

@@ -30,7 +30,7 @@ class Judge:
     breaks: str
     failures: int = 300
     rate: float = 30
-    settle_s: float = 25
+    settle_s: float = 20
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from typing import Any, Final
 from confluent_kafka import IsolationLevel, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
-from ops.chaos.wire import Row, dump, ms
+from ops.chaos.wire import Row, dump, ms, overtaken
 
 AUDITED: Final = (
     "agent.failures.v1",
@@ -120,6 +120,7 @@ def judge(bootstrap: str, logs: Iterable[Path], query: Query | None, crashes: Se
     no_input_stops_a_worker(verdict, rows, entries, crashes)
     _counts_are_the_fold(verdict, bootstrap, rows["recovery.settled.v1"])
     transactions_ended(verdict, bootstrap)
+    verdict.happened["options overtook their failure"] = overtaken(bootstrap)
     if query:
         audit_complete(verdict, rows, query)
     return verdict
@@ -284,7 +285,9 @@ def no_input_stops_a_worker(verdict: Verdict, rows: Rows, entries: Entries, cras
         if row.value:
             verdict.happened[f"dead letter {row.value['reason']}"] += 1
             place = (row.value["origin_topic"], row.value["origin_partition"], row.value["origin_offset"])
-            if place not in garbage and row.value["error"] != REFUSED:
+            if row.value["error"] == REFUSED:
+                verdict.happened["what the broker refused buried"] += 1
+            elif place not in garbage:
                 verdict.accuse(INPUT, f"{place} was a good record, and is a dead letter: {row.value['error']}")
     for crash in crashes:
         verdict.accuse(INPUT, crash)

@@ -86,11 +86,13 @@ class Process:
 class Cluster:
     """The product on `nodes` brokers, and `shards` processes of agents that fail `count` times in all."""
 
-    def __init__(self, folder: Path, *, nodes: int, count: int, rate: float, shards: int = 3) -> None:
+    def __init__(
+        self, folder: Path, *, nodes: int, count: int, rate: float, prompt: bool = False, shards: int = 3
+    ) -> None:
         self.folder = folder
         self.shards = shards
         self.broker = Broker(nodes=nodes)
-        self.count, self._rate = count, rate
+        self.count, self._rate, self._prompt = count, rate, prompt
         self.nodes = nodes
         self.workers: dict[str, Process] = {}
         self.spare: dict[str, Process] = {}
@@ -158,6 +160,7 @@ class Cluster:
             "partitioner": "consistent_random" if shard == self.shards - 1 else "murmur2_random",
         }
         flags = [part for name, value in arguments.items() for part in (f"--{name}", str(value))]
+        flags += ["--prompt"] if self._prompt else []
         log.touch()
         name = f"agents-{shard}"
         return Process(name, [sys.executable, "-m", "ops.chaos.agents", *flags], {}, self.folder / f"{name}.log")

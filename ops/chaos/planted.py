@@ -16,7 +16,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Final
 
@@ -108,9 +108,12 @@ def _command(bug: Bug, tree: Path) -> list[str]:
         case Simulation(seeds=seeds):
             return [sys.executable, "-m", "ops.chaos.simulate", "--processes", "0", "--seeds", str(seeds)]
         case Judge() as judge:
-            run = {"nodes": 1, "failures": judge.failures, "rate": judge.rate, "settle-s": judge.settle_s, "seed": 1}
+            # With the bug in it the system may never heal.
+            run = {"nodes": 1, "seed": 1, "failures": judge.failures, "rate": judge.rate, "heal-s": 6}
+            run["settle-s"] = judge.settle_s
             flags = [part for name, value in run.items() for part in (f"--{name}", str(value))]
-            return [sys.executable, "-m", "ops.chaos", *flags, "--only", judge.faults, "--folder", str(tree / "run")]
+            command = [sys.executable, "-m", "ops.chaos", *flags, "--prompt", "--only", judge.faults]
+            return [*command, "--folder", str(tree / "run")]
         case tests:
             return [sys.executable, "-m", "pytest", "-x", "-q", "--timeout", "240", *tests.select.split()]
 
@@ -125,14 +128,19 @@ def plant(bugs: Iterable[Bug]) -> dict[str, str | None]:
     return dict(_plant(bugs))
 
 
-def _plant(bugs: Iterable[Bug]) -> Iterator[tuple[str, str | None]]:
+def control(bugs: Iterable[Bug]) -> dict[str, str | None]:
+    """The same without any bug, each of what catches them once: whoever accuses a sound system notices nothing."""
+    return dict(_plant({bug.caught_by: bug for bug in bugs}.values(), sound=True))
+
+
+def _plant(bugs: Iterable[Bug], *, sound: bool = False) -> Iterator[tuple[str, str | None]]:
     with copied() as tree:
         for bug in bugs:
             begun_s = time.monotonic()
-            with planted(bug, tree):
+            with nullcontext() if sound else planted(bug, tree):
                 by = caught_by(bug, tree)
             shutil.rmtree(tree / "run", ignore_errors=True)
-            say(f"{time.monotonic() - begun_s:6.1f} s  {bug.name}: {by or 'ESCAPED'}")
+            say(f"{time.monotonic() - begun_s:6.1f} s  {bug.name}: {by or ('sound' if sound else 'ESCAPED')}")
             yield bug.name, by
 
 
@@ -140,8 +148,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m ops.chaos.planted")
     parser.add_argument("--fast", action="store_true", help="without those that only a run on a broker catches")
     parser.add_argument("--only", default="", help="bugs whose name has this in it")
+    parser.add_argument("--skip", type=int, default=0, help="so many of them")
+    parser.add_argument("--control", action="store_true", help="plant nothing: nobody may notice anything")
     args = parser.parse_args()
-    found = plant(bug for bug in (quick() if args.fast else BUGS) if args.only in bug.name)
+    chosen = [bug for bug in (quick() if args.fast else BUGS) if args.only in bug.name]
+    if args.control:
+        accused = [name for name, by in control(chosen[args.skip :]).items() if by]
+        print(json.dumps({"accused": accused}))
+        return 1 if accused else 0
+    found = plant(chosen[args.skip :])
     caught = {name: by for name, by in found.items() if by}
     kinds = Counter(by.partition(":")[0] for by in caught.values())
     print(json.dumps({"planted": len(found), "planted_caught": len(caught), "by": kinds, "caught": found}))

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import fastavro
 import fastavro.schema
-from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 _SCHEMAS: Final = Path(__file__).parents[2] / "schemas" / "avsc"
 
@@ -85,6 +85,15 @@ def dump(
 
     `kept`: the fields that are kept of a topic's records, as far as they have them; absent: all.
     """
+    for message in raw(bootstrap, *topics, timeout_s=timeout_s):
+        topic, value = message.topic() or "", read(message.value())
+        if kept is not None and value is not None:
+            value = {name: value[name] for name in kept[topic] if name in value}
+        yield Row(topic, message.partition() or 0, message.offset() or 0, message.timestamp()[1], value)
+
+
+def raw(bootstrap: str, *topics: str, timeout_s: float = 60.0) -> Iterator[Message]:
+    """The same, as bytes."""
     consumer, left = follower(bootstrap, *topics)
     try:
         silent_s = 0.0
@@ -95,15 +104,16 @@ def dump(
                 raise TimeoutError(f"the ends of {sorted(left)} were not reached: is a transaction open?")
             for message in messages:
                 error = message.error()
-                topic, partition = message.topic() or "", message.partition() or 0
                 if error is None:
-                    value = read(message.value())
-                    if kept is not None and value is not None:
-                        value = {name: value[name] for name in kept[topic] if name in value}
-                    yield Row(topic, partition, message.offset() or 0, message.timestamp()[1], value)
+                    yield message
                 elif error.code() == KafkaError._PARTITION_EOF:
-                    left.discard((topic, partition))
+                    left.discard((message.topic() or "", message.partition() or 0))
                 elif error.fatal():
                     raise KafkaException(error)
     finally:
         consumer.close()
+
+
+def overtaken(bootstrap: str) -> int:
+    """States that keep options whose failure was still to be read, by the changelog of recover."""
+    return sum(b'"early":[{' in (message.value() or b"") for message in raw(bootstrap, "recovery.state.v1"))
