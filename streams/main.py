@@ -7,7 +7,7 @@ from functools import partial
 
 from confluent_kafka import KafkaException
 
-from ops.runtime import logs, topics
+from ops.runtime import garbage, logs, topics
 from ops.runtime.health import HealthServer
 from ops.runtime.lag import LagReporter
 from ops.runtime.settings import Settings
@@ -32,6 +32,7 @@ def run(settings: Settings) -> int:
         rules = load_rules(*own_rules)
         answer = partial(decide, catalogue=catalogue.load(settings.catalogue_file), rules=rules)
         warm_up(answer)
+        garbage.settle()
         verification = _verification(settings, rules)
     except (topics.TopicsError, KafkaException, ValueError, OSError, VerifierError) as error:
         log.critical("%s", error)
