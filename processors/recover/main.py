@@ -20,7 +20,7 @@ from confluent_kafka import (
 )
 from confluent_kafka.admin import AdminClient
 
-from ops.runtime import failpoints
+from ops.runtime import failpoints, garbage
 from ops.runtime.health import HealthServer
 from ops.runtime.lag import LagReporter
 from ops.runtime.logs import configure
@@ -274,6 +274,7 @@ def run(
     lag = LagReporter(settings, f"{settings.app}-{role.name}", [topic.name for topic in role.inputs])
     log.info("%s serves metrics on port %d", role.name, health.port)
     try:
+        garbage.settle()
         worker.run()
     finally:
         lag.close()
