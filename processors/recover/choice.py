@@ -110,7 +110,10 @@ def _refusal(
         return "running again would repeat an unsafe effect"
     if recovery.attempt >= policy.max_attempts:
         return "no attempts left"
-    if action(option, _fingerprint(branch, options), options.classification.subtype) in recovery.tried:
+    if (
+        recovery.tried
+        and action(option, _fingerprint(branch, options), options.classification.subtype) in recovery.tried
+    ):
         return _TRIED
     if option.confidence < policy.min_confidence:
         return "confidence below the floor"

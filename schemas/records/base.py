@@ -128,6 +128,8 @@ def parse_json_text(text: str) -> Any:
 
 def _to_utc_ms(value: Any) -> Any:
     """Accept aware datetimes, ISO 8601 with an offset, and epoch milliseconds; cut to milliseconds."""
+    if type(value) is datetime and value.tzinfo is UTC and value.microsecond % 1000 == 0:
+        return value
     if isinstance(value, str):
         value = datetime.fromisoformat(value)
     elif isinstance(value, int) and not isinstance(value, bool):
