@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -29,6 +30,7 @@ _NOT_YET: Final = frozenset({KafkaError._STATE, KafkaError._PREV_IN_PROGRESS})
 """Right after an assignment a partition cannot be sought for a moment."""
 _SEEK_S: Final = 10.0
 """A longer moment is a doubt."""
+_DESCRIBE_S: Final = 2.0
 
 
 @dataclass(slots=True, eq=False)
@@ -60,6 +62,7 @@ class Assignment:
         self,
         consumer: Consumer,
         admin: AdminClient,
+        group: str,
         partitions: int,
         writer: Callable[[int], Writer],
         policies: Callable[[], Policies],
@@ -73,6 +76,7 @@ class Assignment:
         """Those whose records are read and applied."""
         self._consumer = consumer
         self._admin = admin
+        self._group = group
         self._new_writer = writer
         self._policies = policies
         self._stop = stop
@@ -85,11 +89,13 @@ class Assignment:
     def subscribe(self) -> None:
         """Become a member of the group. What it assigns is taken over, by and by.
 
-        Where a member was killed, the group waits for its session to end: the changelogs are read in that time.
+        Where a member was killed, the group waits for its session to end: the changelogs are read in that time, if all
+        will be ours. Of several members each has the memory for its part, and nobody knows which that will be.
         """
-        for number in self._partitions:
-            lane = self._parked[number] = Lane(self._new_writer(number))
-            self._begin(number, lane, takes=False)
+        if self._members() <= 1:
+            for number in self._partitions:
+                lane = self._parked[number] = Lane(self._new_writer(number))
+                self._begin(number, lane, takes=False)
         self._consumer.subscribe(
             [topic.name for topic in self._role.inputs],
             on_assign=self._on_assign,
@@ -136,6 +142,15 @@ class Assignment:
         """After the consumer was closed; waits for what takeovers are asking the broker."""
         self._drop(self._parked)
         self._pool.shutdown()
+
+    def _members(self) -> float:
+        """Of the group before we join, the dead included."""
+        try:
+            group = self._admin.describe_consumer_groups([self._group], request_timeout=_DESCRIBE_S)[self._group]
+            return len(group.result(2 * _DESCRIBE_S).members)
+        except (KafkaException, TimeoutError) as error:
+            log.info("members of %s: %s", self._group, error)
+            return math.inf
 
     # --- rebalances; inside poll, when no transaction is open
 

@@ -87,6 +87,7 @@ class Worker:
         self._assignment = Assignment(
             self._consumer,
             self._admin,
+            name,
             partitions,
             lambda n: Writer(settings, n, partitions, policy.policies, transactional=transactional, role=role),
             lambda: policy.policies,

@@ -154,6 +154,7 @@ def test_inputs_that_cannot_be_sought_are_a_doubt_and_tried_again(
     assignment = Assignment(
         consumer,
         AdminClient(app.kafka()),
+        "unsought",
         app.partitions,
         lambda n: Writer(app, n, app.partitions, policies),
         lambda: policies,
