@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from confluent_kafka import KafkaException
+
 from ops.chaos import planted
 from ops.chaos.bugs import BUGS
 from ops.chaos.checker import judge
@@ -103,8 +105,8 @@ def torment(cluster: Cluster, args: argparse.Namespace, run: Run) -> None:
         for fault, arg in together[:left]:
             try:
                 done.append((fault.name, fault.harm(cluster, rng, arg)))
-            except MissedError as error:
-                run.missed[f"{fault.name} ({error})"] += 1
+            except (MissedError, KafkaException, TimeoutError) as error:
+                run.missed[f"{fault.name} ({error or 'no answer'})"] += 1
                 continue
             say(f"{time.monotonic() - begun_s:7.1f} s  {fault.name}: {done[-1][1]}")
             ended_s = time.monotonic()

@@ -25,6 +25,8 @@ LONG_WORK: Final = ("async_execution", "exponential_backoff", "increase_timeout"
 """Commands whose outcome is waited for longer than a run lasts: these agents are never silent on them."""
 LATE_S: Final = 15.0
 """Beyond the deadlines of `policy.toml`; duplicates of failures come so late too."""
+MUTE_S: Final = 5.0
+"""After SIGUSR1 these agents fail and take commands as before, and say for so long how none of them ended."""
 FORGER: Final = "forger"
 """A tenant that speaks of other tenants' recoveries; nothing may come of it."""
 GARBAGE: Final = (
@@ -71,6 +73,7 @@ class Agents:
         self._lost: list[tuple[str, dict[str, Any], Callable[[Message], None]]] = []
         self._later: list[tuple[float, Callable[[], None]]] = []
         self._refused = 0
+        self._mute_until_s = 0.0
         for line in Path(args.log).read_text().splitlines():
             self._remember(json.loads(line))
         self._producer = Producer(
@@ -96,6 +99,7 @@ class Agents:
     def run(self) -> None:
         stop: list[int] = []
         signal.signal(signal.SIGTERM, lambda number, _: stop.append(number))
+        signal.signal(signal.SIGUSR1, self._mute)
         partitions = self._consumer.list_topics(COMMANDS, timeout=60).topics[COMMANDS].partitions
         self._consumer.assign([TopicPartition(COMMANDS, number, 0) for number in partitions])
         begun, due = time.monotonic(), 0
@@ -113,11 +117,15 @@ class Agents:
             lost, self._lost = self._lost, []
             for each in lost:
                 self._send(*each)
-            again, self._unanswered = self._unanswered, []
-            for command in again:
-                self._obey(command)
+            if time.monotonic() >= self._mute_until_s:
+                again, self._unanswered = self._unanswered, []
+                for command in again:
+                    self._obey(command)
         self._producer.flush(30)
         self._consumer.close()
+
+    def _mute(self, *_: Any) -> None:
+        self._mute_until_s = time.monotonic() + MUTE_S
 
     def _remember(self, entry: dict[str, Any]) -> None:
         match entry["did"]:

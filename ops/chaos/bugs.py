@@ -103,7 +103,7 @@ _DECIDED: Final = (
     ),
     _bug(
         "the same remedy again on the same call", _RECOVER, Simulation(),
-        ("options.classification.subtype) in recovery.tried:", "options.classification.subtype) in ():"),
+        ("        return _TRIED\n", "        return None\n"),
     ),
     _bug(
         "no fence in the acceptor", "client/omium", Tests("client/tests/test_client_acceptor.py"),

@@ -27,12 +27,16 @@ AUDITED: Final = (
     "recovery.options.logical-error.v1",
     "recovery.options.performance.v1",
     "recovery.options.unclassified.v1",
+    "operator.actions.v1",
+    "operator.pauses.v1",
     "recovery.commands.v1",
     "recovery.results.v1",
     "recovery.escalations.v1",
     "recovery.settled.v1",
     "recovery.dispositions.v1",
     "recovery.dead-letters.v1",
+    "recovery.permits.v1",
+    "recovery.incidents.v1",
 )
 TRANSACTIONAL: Final = (
     "recovery.commands.v1",
@@ -41,6 +45,10 @@ TRANSACTIONAL: Final = (
     "recovery.dispositions.v1",
     "recovery.escalations.v1",
     "recovery.state.v1",
+    "recovery.dependency-reports.v1",
+    "recovery.dependencies.v1",
+    "recovery.permits.v1",
+    "recovery.incidents.v1",
 )
 FINAL: Final = {"joined", "commanded", "held", "escalated", "ended", "duplicate", "expired", "ignored", "stale"}
 """What may become of a failure; `opened` alone is not an end, `forwarded` names another place."""

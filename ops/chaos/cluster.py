@@ -21,12 +21,12 @@ from ops.runtime.child import Child
 from ops.runtime.settings import Settings
 from processors.audit.embedded import owner_url
 
-WORKERS: Final = {"streams": 2, "recover": 2, "audit": 1}
+WORKERS: Final = {"streams": 2, "recover": 2, "govern": 2, "audit": 1}
 """Kind of worker, as `omium-recovery worker` calls it, to how many run. One embedded ClickHouse has one owner."""
 SPARE: Final = ("streams-3", "recover-3")
 """They run only where a fault adds them."""
 _WATCH_S: Final = 0.2
-_OURS: Final = frozenset({0, -signal.SIGKILL, -signal.SIGTERM, 137})
+_OURS: Final = frozenset({0, -signal.SIGKILL, -signal.SIGTERM, -signal.SIGUSR1, 137})
 """How a process ends for our sake; 137 is a failpoint's."""
 
 

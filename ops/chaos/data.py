@@ -14,7 +14,7 @@ from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, C
 
 COMMANDS: Final = "recovery.commands.v1"
 OPTIONS: Final = "recovery.options.tool-failure.v1"
-_TIMEOUT_S: Final = 20.0
+_TIMEOUT_S: Final = 60.0
 
 
 def rewind(bootstrap: str, group: str, records: int | None) -> int:

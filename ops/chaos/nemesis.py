@@ -11,24 +11,19 @@ from dataclasses import dataclass
 from typing import Final
 
 from ops.chaos import data, skewed
+from ops.chaos.agents import MUTE_S
 from ops.chaos.cluster import Cluster, Process
 
 SESSION_S: Final = 6.0
 """Of every group: whoever is silent for longer is voted out."""
+_WRITER: Final = ("staged", "produced", "offsets_sent", "committed", "polled", "fenced", "restored")
 FAILPOINTS: Final = {
-    "recover": (
-        "recover.staged",
-        "recover.produced",
-        "recover.offsets_sent",
-        "recover.committed",
-        "recover.polled",
-        "recover.fenced",
-        "recover.restored",
-    ),
+    "recover": tuple(f"recover.{place}" for place in _WRITER),
+    "govern": tuple(f"govern.{place}" for place in _WRITER),
     "streams": ("streams.before-send", "streams.delivered", "streams.counted"),
     "audit": ("audit.before-insert", "audit.inserted", "audit.committed"),
 }
-_ONCE: Final = frozenset({"recover.fenced", "recover.restored"})
+_ONCE: Final = ("fenced", "restored")
 """Places that a process passes once a partition."""
 
 
@@ -69,7 +64,7 @@ def failpoint(cluster: Cluster, rng: random.Random, arg: str) -> str:
     """One worker starts again, and dies at a named place of its work. `arg`: the place, and `@` the hit."""
     kind = arg.partition(".")[0] or rng.choice([*FAILPOINTS, "recover"])
     name, _, at = (arg or rng.choice(FAILPOINTS[kind])).partition("@")
-    hit = int(at or (1 if name in _ONCE else rng.randint(1, 25)))
+    hit = int(at or (1 if name.endswith(_ONCE) else rng.randint(1, 25)))
     victim = rng.choice(cluster.of(kind))
     victim.extra = {"OMIUM_FAILPOINTS": f"{name}=exit@{hit}"}
     victim.signal(signal.SIGKILL)
@@ -118,7 +113,11 @@ def rebalance(cluster: Cluster, rng: random.Random, arg: str) -> str:
 
 def recover_down(cluster: Cluster, rng: random.Random, arg: str) -> str:
     """All recover workers are away while successes queue beyond their deadlines; no rung may be skipped for it."""
-    down_s = float(arg or rng.uniform(10, 20))
+    down_s = float(arg or rng.uniform(12, 20))
+    # Commands go out that are answered only when nobody reads the answers.
+    for process in cluster.agents.values():
+        process.signal(signal.SIGUSR1)
+    time.sleep(0.6 * MUTE_S)
     for process in cluster.of("recover"):
         process.begin_stop()
     time.sleep(down_s)

@@ -12,6 +12,7 @@ from ops.chaos.checker import Verdict
 from ops.chaos.wire import Row
 from ops.runtime import topics
 from ops.runtime.settings import Settings
+from schemas.topics import AUDITED, TOPICS
 
 OPTIONS = "recovery.options.performance.v1"
 
@@ -47,6 +48,11 @@ def _said(kind: str, offset: int = 0) -> dict[str, Any]:
 
 
 ACKED = [{"did": "failure-acked", "failure_id": "f", "execution_id": "x-1", "place": [0, 0]}]
+
+
+def test_the_judge_looks_at_every_audited_topic() -> None:
+    assert set(checker.AUDITED) == {topic.name for topic in AUDITED}
+    assert set(checker.TRANSACTIONAL) <= {topic.name for topic in TOPICS}
 
 
 def test_a_failure_that_became_nothing_is_lost() -> None:
