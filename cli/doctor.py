@@ -14,7 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Final, Literal
 
 import confluent_kafka
-from confluent_kafka import KafkaException, Message, Producer
+from confluent_kafka import KafkaError, KafkaException, Message, Producer
 from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType
 from rich.console import Console
 from rich.text import Text
@@ -89,7 +89,8 @@ def _guarded(name: str, settings: Settings, look: Callable[[Settings], tuple[Sta
     try:
         status, detail = look(settings)
     except KafkaException as error:
-        return Check(name=name, status="failed", detail=f"{settings.bootstrap}: {error.args[0]}", unreachable=True)
+        detail = f"{settings.bootstrap}: {error.args[0].str()} (OMIUM_BOOTSTRAP or --bootstrap says where it is)"
+        return Check(name=name, status="failed", detail=detail, unreachable=True)
     return Check(name=name, status=status, detail=detail)
 
 
@@ -144,7 +145,7 @@ def _clock(settings: Settings) -> tuple[Status, str]:
     producer.flush(_TIMEOUT_S)
     after = time.time()
     if not appended or (error := appended[0].error()) is not None:
-        raise KafkaException(error if appended else "no answer to a record produced")
+        raise KafkaException(error if appended else KafkaError(KafkaError._TIMED_OUT, "no answer to a record produced"))
     broker = appended[0].timestamp()[1] / 1000
     # The append happened between the two; what is outside is skew.
     skew = max(before - broker, broker - after, 0.0)
@@ -158,7 +159,7 @@ def _clickhouse(settings: Settings) -> Check:
     url: str | None = settings.clickhouse
     try:
         if settings.clickhouse.startswith(CHDB) and (url := owner_url(settings.clickhouse)) is None:
-            detail = f"{settings.clickhouse}: no audit worker has it open"
+            detail = f"{settings.clickhouse}: no audit worker has it open, so nothing is added"
             return Check(name="clickhouse", status="warning", detail=detail)
         assert url is not None
         with closing(connect(url)) as client:

@@ -149,7 +149,7 @@ def _console() -> Console:
 
 def _show_history(document: dict[str, Any]) -> None:
     console = _console()
-    total, ended = document["total_failures"], document["ended"]
+    total, ended = document["total_failures"], sum(event["success"] is not None for event in document["events"])
     said = f"{clean(document['execution_id'])}: {total} failure{'' if total == 1 else 's'}"
     if ended:
         said += f", {document['recovery_success_rate']:.0%} of {ended} recovered"

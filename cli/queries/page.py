@@ -26,6 +26,7 @@ _STYLE: Final = {
     "open": "bold cyan",
 }
 _HELD: Final = "held: "
+_PERSON: Final = "ask_human"
 _NO_NEWS: Final = ("opened", "joined", "held")
 _MAX_EVIDENCE: Final = 4
 _ENDED: Final = {
@@ -181,10 +182,11 @@ def _cells(mark: str, option: dict[str, Any]) -> tuple[Text, ...]:
         basis = f"learned from {samples} attempts"
     else:
         basis = f"as published, tried {samples}x" if samples else "as published"
+    rate = f"{option.get('confidence') or 0:.0%} {basis}" if option.get("strategy") != _PERSON else "a person decides"
     forbidden = "" if option.get("eligible", True) else "not allowed: "
     return (
         Text(f"{mark} {clean(option.get('strategy') or '?')}"),
-        Text(f"{option.get('confidence') or 0:.0%} {basis}"),
+        Text(rate),
         Text(dollars(option.get("cost_microusd") or 0)),
         Text(clean(f"{forbidden}{option.get('why') or ''}")),
     )

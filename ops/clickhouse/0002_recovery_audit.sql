@@ -152,13 +152,15 @@ COMMENT 'The recovery trail: one row per handled failure';
 
 CREATE OR REPLACE VIEW recovery_history AS
 WITH
-    (SELECT CAST(groupArray((timestamp, failure_type, recovery_strategy, ifNull(result_success, false))),
-        'Array(Tuple(time DateTime64(3, \'UTC\'), failure_type String, recovery_strategy String, success Bool))')
+    (SELECT CAST(groupArray((timestamp, failure_type, recovery_strategy, result_success)),
+        'Array(Tuple(time DateTime64(3, \'UTC\'), failure_type String, recovery_strategy String, success Nullable(Bool)))')
      FROM recovery_audit
      WHERE tenant_id = {tenant_id:String} AND execution_id = {execution_id:String}) AS found
 SELECT
     {execution_id:String} AS execution_id,
     length(found) AS total_failures,
-    if(empty(found), 0, arrayCount(event -> event.success, found) / length(found)) AS recovery_success_rate,
+    -- What is open has neither succeeded nor failed yet.
+    arrayCount(success -> ifNull(success, false), found.success)
+        / greatest(1, arrayCount(success -> success IS NOT NULL, found.success)) AS recovery_success_rate,
     arraySort(found) AS events
 COMMENT 'The history of one execution: SELECT * FROM recovery_history(tenant_id = ..., execution_id = ...)';

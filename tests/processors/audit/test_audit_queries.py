@@ -15,7 +15,7 @@ from processors.audit.rows import row
 from processors.audit.store import Store
 from schemas import codec
 from schemas.records import DeadLetterReason, DispositionKind, ResultReason, ResultStatus, Strategy
-from schemas.topics import DEAD_LETTERS, FAILURES
+from schemas.topics import DEAD_LETTERS, FAILURES, OUTCOMES
 from tests.processors.audit.scene import START, Scene
 
 Run = Callable[..., Result]
@@ -70,25 +70,42 @@ def test_explain_of_what_was_not_recovered_names_the_reason(store: Store, run: R
     scene.disposition("f1", DispositionKind.OPENED)
     scene.result("f1", ResultStatus.FAILED, ResultReason.NO_CHECKPOINT, 0)
     broken = scene.append(FAILURES, b"{", key=f"{tenant}/exec-1".encode())
+    scene.append(OUTCOMES, b"{", key=f"{tenant}/exec-1".encode())
     problem = codec.Malformed(DeadLetterReason.HANDLER_ERROR, "KeyError")
-    scene.write(
-        DEAD_LETTERS,
-        codec.dead_letter(
-            problem,
-            worker="streams",
-            topic=broken.topic,
-            partition=0,
-            offset=broken.offset,
-            key=broken.key,
-            value=broken.value,
-        ),
-    )
+    for worker in ("streams", "recover", "recover"):
+        scene.write(
+            DEAD_LETTERS,
+            codec.dead_letter(
+                problem,
+                worker=worker,
+                topic=broken.topic,
+                partition=0,
+                offset=broken.offset,
+                key=broken.key,
+                value=broken.value,
+            ),
+        )
     store.insert(scene.rows)
     said = run("explain", f"{tenant}/exec-1").stdout
-    assert "streams could not handle a record of agent.failures.v1" in said
+    assert "streams and recover could not handle a record of agent.failures.v1" in said
     assert "handler_error: KeyError" in said
     assert "not recovered (no checkpoint)" in said
-    assert "An unreadable record on agent.failures.v1" in said
+    assert "An unreadable record on agent.outcomes.v1" in said
+    assert said.count("agent.failures.v1") == 1, "one record, however many workers met it"
+
+
+@integration
+def test_history_counts_what_is_open_neither_way(store: Store, run: Run, tenant: str) -> None:
+    store.insert(Scene(tenant, "ended").recovered().rows)
+    opened = Scene(tenant, "ended")
+    opened.recovery = f"rec-{tenant}-later"
+    opened.failure("later")
+    opened.disposition("later", DispositionKind.OPENED)
+    store.insert(opened.rows)
+    document = json.loads(run("history", f"{tenant}/ended", "--json").stdout)
+    assert (document["total_failures"], document["recovery_success_rate"]) == (2, 1)
+    assert sorted(str(event["success"]) for event in document["events"]) == ["None", "True"]
+    assert "2 failures, 100% of 1 recovered, 1 still open" in run("history", f"{tenant}/ended").stdout
 
 
 @integration
