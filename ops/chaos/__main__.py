@@ -24,6 +24,8 @@ from ops.chaos.report import Run, Struck, report, say
 
 ROUND: Final = 4
 """Faults of one mix: one after the other, each waited for, or all at once; then it is quiet."""
+_UP_S: Final = 120.0
+"""So long all workers may take to start."""
 _NOTICED_S: Final = 3.5
 """A failure is late only after two seconds: so long it takes to see that a fault did harm."""
 _LOADED: Final = (0.03, 0.95)
@@ -93,6 +95,8 @@ def torment(cluster: Cluster, args: argparse.Namespace, run: Run) -> None:
     """`args.faults` faults, in step with the load: those that come after it would find an idle system."""
     rng = random.Random(args.seed)
     begun_s = time.monotonic()
+    while not cluster.watch.dispositions and time.monotonic() < begun_s + _UP_S:
+        time.sleep(0.1)
     first, last = _LOADED
     for together in plan(rng, args):
         if (left := args.faults - len(run.struck)) <= 0 or sum(run.missed.values()) > args.faults:

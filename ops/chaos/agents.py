@@ -249,14 +249,14 @@ class Agents:
             self._wait(lambda: self._answer(command, "succeeded"))
         else:
             status = "not_applied" if luck < 20 else "succeeded"
+            if 93 < luck <= 95:
+                self._forge(command)
             self._answer(command, status)
             if luck > 97:
                 self._answer(command, status)
             elif luck > 95:
                 self._wait(lambda: self._answer(command, status))
-            elif luck > 93:
-                self._forge(command)
-            elif luck > 91:
+            elif 91 < luck <= 93:
                 # A heartbeat that came late, behind the end that it says is still to come.
                 self._wait(lambda: self._answer(command, "running"))
 
