@@ -77,7 +77,14 @@ def limited(bootstrap: str, topic: str, *, max_bytes: int) -> Iterator[None]:
 def _set(admin: AdminClient, topic: str, value: str) -> None:
     entry = ConfigEntry("max.message.bytes", value, incremental_operation=AlterConfigOpType.SET)
     resource = ConfigResource(ResourceType.TOPIC, topic, incremental_configs=[entry])
-    admin.incremental_alter_configs([resource])[resource].result(_TIMEOUT_S)
+    for left in reversed(range(5)):
+        try:
+            admin.incremental_alter_configs([resource])[resource].result(_TIMEOUT_S)
+            return
+        except (KafkaException, TimeoutError):
+            # Left as it is, it would poison the rest of the run.
+            if not left:
+                raise
 
 
 @contextmanager

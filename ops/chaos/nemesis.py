@@ -226,6 +226,8 @@ def repeat_options(cluster: Cluster, rng: random.Random, _: str) -> str:
 def clickhouse_gone(cluster: Cluster, rng: random.Random, arg: str) -> str:
     """Another process holds the embedded ClickHouse: audit runs, and cannot insert."""
     gone_s = float(arg or rng.uniform(8, 14))
+    if not _until((cluster.folder / "clickhouse" / "omium-owner.json").exists, 40):
+        raise MissedError("there was none yet")
     for process in cluster.of("audit"):
         process.stop()
     with data.holding(cluster.folder / "clickhouse"):

@@ -22,7 +22,19 @@ FAULTS = (
 @pytest.mark.integration
 @pytest.mark.timeout(600)
 def test_nothing_is_lost_and_nothing_happens_twice(tmp_path: Path) -> None:
-    arguments = ["--nodes", "1", "--failures", "600", "--rate", "40", "--only", ",".join(FAULTS), "--seed", "11"]
+    arguments = [
+        "--nodes",
+        "1",
+        "--failures",
+        "600",
+        "--rate",
+        "40",
+        "--prompt",
+        "--only",
+        ",".join(FAULTS),
+        "--seed",
+        "11",
+    ]
     done = subprocess.run(
         [sys.executable, "-m", "ops.chaos", *arguments, "--folder", str(tmp_path)],
         capture_output=True,
