@@ -31,14 +31,25 @@ _LASTING: Final = re2.compile(
     r"unsupported protocol|hostname.{0,20}(mismatch|doesn.t match)|err_ssl_(version|protocol)|"
     r"http response to https|unknown ca\b"
 )
+_DONE_ALREADY: Final = re2.compile(
+    r"(?i)already|duplicate|unique|eexist|e11000|\b23505\b|file exists|entity exists|same parameters|"
+    r"non-?fast-?forward|fetch first|merge conflict|precondition|not empty|only one value|"
+    r"invalidupdate|nondetermin|not_?cancell?able"
+)
+_PASSING: Final = re2.compile(r"(?i)in[- ]progress|running|in use|locked|try again|retry|serializ|deadlock|concurrent")
 _PERSON: Final = re2.compile(
     r"(?i)\b(user|person|human|operator|admin|client|caller|approv\w*|confirm\w*|feedback|review\w*)\b"
 )
 
 
 def lasting(event: FailureEvent, subtype: str) -> bool:
-    """True where a connection fails for a reason that no wait removes: what is wrong with a certificate stays wrong."""
-    return subtype == "network_error" and any(_LASTING.search(_of(level)) for level in levels(event))
+    """True where no wait removes the reason: what is wrong with a certificate stays wrong, what is there already is."""
+    if subtype == "network_error":
+        return any(_LASTING.search(_of(level)) for level in levels(event))
+    if subtype == "state_conflict":
+        shown = " ".join(_of(level) for level in levels(event))
+        return _DONE_ALREADY.search(shown) is not None and _PASSING.search(shown) is None
+    return False
 
 
 def by_a_person(event: FailureEvent, text: str) -> bool:

@@ -182,8 +182,8 @@ def _error_evidence(said: list[Finding]) -> tuple[Evidence, ...]:
 
 
 def _confidence(said: list[Finding]) -> float:
-    """Shares of right verdicts on the last 250 of 600 errors that were labelled before any rule saw them (0.96, 0.90,
-    0.6 in their order), rounded down; by weight and by the lead over a rival verdict.
+    """Shares of right verdicts on 618 errors that were labelled before any rule saw them (0.97 of 407, 0.87 of 111, 0.7
+    of 8 and 0.6 of 7, in their order), rounded down; by weight and by the lead over a rival verdict.
     """
     weight = said[0].weight
     rival = next((item.weight for item in said if item.verdict != said[0].verdict), 0)
@@ -215,10 +215,10 @@ def _error_details(event: FailureEvent, subtype: str, category: Category) -> dic
     }
     if category is Category.TOOL_FAILURE:
         details["call_may_have_executed"] = may_have_executed(event, subtype)
-        if lasting(event, subtype):
-            details["lasting"] = True
     elif category in (Category.PERFORMANCE, Category.HALLUCINATION) and error and error.message:
         details |= _said(mask(error.message[:_READ_CHARS]), subtype)
+    if lasting(event, subtype):
+        details["lasting"] = True
     return details
 
 

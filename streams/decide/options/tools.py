@@ -41,6 +41,8 @@ def exponential_backoff(context: Context) -> Remedy | None:
 
 def retry_once(context: Context) -> Remedy | None:
     """One more try, in case it was chance."""
+    if context.details.get("lasting") is True:
+        return None
     wait_s = _wait_s(context)
     if wait_s is None:
         return None

@@ -21,10 +21,13 @@ _ASKED: Final = re.compile(
 )
 """`try again in 174ms`, `Please wait 20 seconds`, `resets in 3 hours`."""
 _FIELD: Final = re.compile(
-    rf"retry[-_ ]?(?:after|delay)([-_]?ms)?[\"']?\s?[:=]?\s?[\"']?({NUMBER})\s?({UNIT}(?![a-z]))?",
+    rf"retry[-_ ]?(?:after|delay)([-_]?ms)?(?:[-_ ]?(?:in[-_ ])?(?:seconds?|secs?))?"
+    rf"[\"']?\s?[:=]?\s?[\"']?({NUMBER})\s?({UNIT}(?![a-z]))?",
     re.ASCII | re.IGNORECASE,
 )
 """`retry_after: 1.5`, `"retryDelay": "34s"` (Gemini's RetryInfo), `Retry-After: 20`, `retry_after_ms=200`."""
+_STRUCTURED_RESET: Final = re.compile(r"\b(?:reset|t)=(\d{1,7})\b", re.ASCII)
+"""IETF's RateLimit header, older (`limit=100, remaining=0, reset=30`) and newer (`"default";r=0;t=30`)."""
 _DIGITS: Final = "0123456789"
 _EPOCH_FROM_S: Final = 1e9
 """A reset above this is a time since 1970 (2001 and later), below it a number of seconds from now."""
@@ -66,8 +69,9 @@ def _from_headers(headers: Mapping[str, str], reference: Reference) -> float | N
     milliseconds = _float(headers.get("retry-after-ms") or headers.get("x-ms-retry-after-ms"))
     if milliseconds is not None:
         return milliseconds / 1000
-    if (text := headers.get("retry-after")) and (wait := _moment(text, reference)) is not None:
-        return wait
+    for name in ("retry-after", "x-retry-after"):
+        if (text := headers.get(name)) and (wait := _moment(text, reference)) is not None:
+            return wait
     return _from_resets(headers, reference)
 
 
@@ -76,7 +80,9 @@ def _from_resets(headers: Mapping[str, str], reference: Reference) -> float | No
     used_up: list[float] = []
     unsaid: list[float] = []
     for key, value in headers.items():
-        if "ratelimit" not in key or "reset" not in key:
+        if key == "ratelimit" and (match := _STRUCTURED_RESET.search(value[:256])):
+            unsaid.append(float(match.group(1)))
+        if "ratelimit" not in key.replace("rate-limit", "ratelimit") or "reset" not in key:
             continue
         wait = _moment(value, reference)
         if wait is None:

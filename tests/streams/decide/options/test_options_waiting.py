@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from schemas.records import NATURAL, Category, Classification, FailureEvent, Option, Strategy
 from streams.decide import Rates
 from streams.decide.catalogue import shipped
+from streams.decide.classify import classify
 from streams.decide.options import options
 from streams.decide.options.durations import timeout_said_s
 from streams.decide.options.waiting import asked
@@ -56,6 +57,10 @@ def answered(headers: dict[str, str] | None = None, **response: Any) -> FailureE
         ({"RateLimit-Reset": "50"}, 50),
         ({"anthropic-ratelimit-requests-reset": "2026-11-23T09:00:05Z"}, 5),
         ({"x-ratelimit-reset-requests": "1s", "x-ratelimit-remaining-requests": "12"}, None),
+        ({"x-rate-limit-reset": "1795424460", "x-rate-limit-remaining": "0"}, 60),
+        ({"RateLimit": "limit=100, remaining=0, reset=30"}, 30),
+        ({"RateLimit": '"default";r=0;t=30'}, 30),
+        ({"X-Retry-After": "7"}, 7),
         ({"Retry-After": "inf"}, None),
         ({"Retry-After": "nan"}, None),
         ({"Retry-After": "-5"}, None),
@@ -85,6 +90,8 @@ def test_headers(headers: dict[str, str], wait_s: float | None) -> None:
         ("Retry-After: 12", 12),
         ("{'error': {'details': [{'@type': 'RetryInfo', 'retryDelay': '34.07s'}]}}", 34.07),
         ("retry_after_ms=250", 0.25),
+        ('{"retry_after_seconds": 20}', 20),
+        ('{"retryAfterSeconds":20}', 20),
         ("Please try again later.", None),
         ("This endpoint is available in 3 regions", None),
         ("Max retries exceeded with url: /v1 (after 5 attempts)", None),
@@ -139,6 +146,42 @@ def test_above_the_cap_a_fallback_instead() -> None:
 def test_a_service_that_wants_no_repeat_gets_none() -> None:
     assert list(ladder(answered({"X-Should-Retry": "false"}))) == [Strategy.ASK_HUMAN]
     assert Strategy.EXPONENTIAL_BACKOFF in ladder(answered({"X-Should-Retry": "true"}))
+
+
+@pytest.mark.parametrize(
+    ("subtype", "category", "strategy", "lasts", "passes"),
+    [
+        (
+            "network_error",
+            "tool_failure",
+            Strategy.EXPONENTIAL_BACKOFF,
+            "[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed: certificate has expired",
+            "[Errno 104] Connection reset by peer",
+        ),
+        (
+            "state_conflict",
+            "logical_error",
+            Strategy.RETRY_ONCE,
+            'duplicate key value violates unique constraint "orders_pkey"',
+            "could not serialize access due to concurrent update",
+        ),
+        (
+            "state_conflict",
+            "logical_error",
+            Strategy.RETRY_ONCE,
+            "Order 17 was already refunded",
+            "Another operation is already in progress",
+        ),
+    ],
+)
+def test_what_no_wait_removes_is_not_tried_again(
+    subtype: str, category: str, strategy: Strategy, lasts: str, passes: str
+) -> None:
+    for message, offered in ((lasts, False), (passes, True)):
+        event = failure(error={"message": message}, side_effects_since_checkpoint="none")
+        verdict = classify(event)
+        assert (verdict.category, verdict.subtype) == (category, subtype)
+        assert (strategy in ladder(event, verdict)) is offered
 
 
 def test_the_sdks_own_retries_are_switched_off() -> None:
