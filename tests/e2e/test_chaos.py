@@ -22,7 +22,7 @@ FAULTS = (
 @pytest.mark.integration
 @pytest.mark.timeout(600)
 def test_nothing_is_lost_and_nothing_happens_twice(tmp_path: Path) -> None:
-    arguments = "--nodes 1 --failures 600 --rate 40 --seed 11 --prompt --only".split()
+    arguments = ["--nodes", "1", "--failures", "600", "--rate", "40", "--seed", "11", "--prompt", "--only"]
     done = subprocess.run(
         [sys.executable, "-m", "ops.chaos", *arguments, ",".join(FAULTS), "--folder", str(tmp_path)],
         capture_output=True,
