@@ -25,7 +25,7 @@ Writer = Callable[[bytearray, Any], None]
 
 _DOUBLE: Final = Struct("<d")
 _SMALL: Final = 64
-"""Numbers from 0 up to here take one byte, and twice their value is that byte."""
+"""Numbers from 0 up to here take one byte, and twice their value is that byte; 128 times as many take two."""
 _YEARS_MS: Final = (-62_135_596_800_000, 253_402_300_800_000)
 """Years 1 to 9999, which a datetime has."""
 
@@ -50,6 +50,9 @@ def _number(data: bytes, at: int) -> tuple[int, int]:
 
 def _length(data: bytes, at: int) -> tuple[int, int]:
     """(a length or count at `at`, where it ends)"""
+    first, second = data[at], data[at + 1]
+    if first & 0x81 == 0x80 and second < 0x80:
+        return (first & 0x7F | second << 7) >> 1, at + 2
     length, at = _number(data, at)
     if length < 0:
         raise UnusualError
@@ -255,6 +258,9 @@ class _Program:
     def _write_number(self, value: str) -> None:
         with self._block(f"if 0 <= {value} < {_SMALL}:"):
             self._say(f"out.append({value} * 2)")
+        with self._block(f"elif 0 < {value} < {_SMALL << 7}:"):
+            self._say(f"out.append({value} * 2 & 127 | 128)")
+            self._say(f"out.append({value} >> 6)")
         with self._block("else:"):
             self._say(f"out += long({value})")
 

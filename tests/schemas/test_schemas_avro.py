@@ -91,6 +91,15 @@ def test_what_we_write_needs_no_second_look(topic: Topic, data: st.DataObject) -
     assert topic.record.model_validate(document) == record
 
 
+@pytest.mark.parametrize("size", [0, 1, 63, 64, 65, 127, 128, 8191, 8192, 8193, 100_000])
+def test_lengths_of_every_size(size: int) -> None:
+    """One byte, two, or more: each has a way of its own."""
+    steps, metrics = ("x",) * min(size, 9000), Metrics(tokens=size)
+    record = FailureEvent(tenant_id="t", execution_id="e", step="é" * size, required_steps=steps, metrics=metrics)
+    assert to_avro(record) == _by_fastavro(record)
+    assert FailureEvent.model_validate(codec._compiled(FailureEvent)[0](to_avro(record), codec._DATUM)) == record
+
+
 def test_a_number_that_is_no_long_is_not_written() -> None:
     """Cut to 64 bits it would be read as another one."""
     failure = FailureEvent(tenant_id="t", execution_id="e", metrics=Metrics(tokens=1))
