@@ -63,15 +63,14 @@ def _inputs(numbers: range, now: int) -> Iterator[Raw]:
 
 def fill(settings: Settings, executions: int) -> float:
     """Write the changelog; returns its bytes per execution, before compression."""
-    samples = [(key.partition("-")[2], value) for key, value in states(_SAMPLES).items()]
+    samples = list(states(_SAMPLES).items())
     producer = Producer(settings.producer(**{"linger.ms": 20, "compression.type": "lz4", "batch.size": 500_000}))
     size = 0
     for number in range(executions):
-        old, value = samples[number % len(samples)]
-        key, value = (
-            f"bench/open-{number:08}".encode(),
-            value.replace(f'open-{old}"'.encode(), f'open-{number:08}"'.encode()),
-        )
+        sample, value = samples[number % len(samples)]
+        tenant, _, execution = sample.partition("/")
+        key = f"{tenant}/open-{number:08}".encode()
+        value = value.replace(f'"{execution}"'.encode(), f'"open-{number:08}"'.encode())
         size += len(key) + len(value)
         while True:
             try:
