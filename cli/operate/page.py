@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.text import Text
 
 from cli.queries.page import clean, dollars
-from schemas.records import Escalation, Modification, OperatorAction, PauseScope, Proposal, parse_json_text
+from schemas.records import Escalation, Modification, OperatorAction, PauseScope, Proposal, Strategy, parse_json_text
 
 _PIPED_CHARS: Final = 160
 
@@ -56,6 +56,9 @@ def _heading(number: int, proposal: Proposal) -> Text:
     """`approve` does the first."""
     line = Text(f"  {'approve' if number == 1 else 'choose':<9}{number:>2} ")
     line.append(str(proposal.strategy), style="bold")
+    if proposal.strategy is Strategy.ASK_HUMAN:
+        line.append("  run again unchanged, once you have mended the cause", style="default")
+        return line
     line.append(f"  {proposal.confidence:.0%}  {dollars(proposal.cost_microusd)}  ")
     line.append(
         clean(f"{'refused: ' if proposal.refused else ''}{proposal.why}"), style="yellow" if proposal.refused else ""

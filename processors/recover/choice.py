@@ -39,13 +39,17 @@ class Choice:
 
     @property
     def decidable(self) -> tuple[int, ...]:
-        """What a person may have done instead, best first: all but what cannot be done and what policy forbids."""
-        return tuple(
-            sorted(
-                (n for n, c in enumerate(self.candidates) if _decidable(c)),
-                key=lambda n: (n != self.chosen, not self.candidates[n].eligible, self.candidates[n].why == _TRIED),
-            )
-        )
+        """What a person may have done, best first: all but what cannot be done and what policy forbids.
+
+        ask_human is to run again unchanged: the person has mended the cause. That comes before what failed already.
+        """
+        return tuple(sorted((n for n, c in enumerate(self.candidates) if _decidable(c)), key=self._rank))
+
+    def _rank(self, place: int) -> tuple[bool, ...]:
+        candidate = self.candidates[place]
+        person = candidate.strategy is Strategy.ASK_HUMAN
+        tried = not candidate.eligible and candidate.why == _TRIED
+        return tried, person, place != self.chosen, not candidate.eligible
 
 
 _OVER_BUDGET: Final = "costs more than is left"
@@ -58,8 +62,7 @@ _FINAL: Final = frozenset({_UNFIT, _FORBIDDEN, _FORBIDDEN_MODEL})
 
 
 def _decidable(candidate: Candidate) -> bool:
-    refused_for_good = not candidate.eligible and candidate.why in _FINAL
-    return candidate.strategy is not Strategy.ASK_HUMAN and not refused_for_good
+    return candidate.eligible or candidate.why not in _FINAL
 
 
 def choose(

@@ -73,7 +73,7 @@ class Strategy(WireEnum):
     EXTEND_STEP_LIMIT = "extend_step_limit"
     RETRY_ONCE = "retry_once"
     ASK_HUMAN = "ask_human"
-    """The last rung of every ladder: escalates, issues no command."""
+    """The last rung of every ladder: escalates. As a command: a person has mended the cause, run again unchanged."""
 
 
 class EvidenceSource(WireEnum):

@@ -287,8 +287,11 @@ def _check_commands(commands: list[ResumeCommand]) -> None:
     for command in commands:
         chosen = command.decision.candidates[command.decision.chosen]
         assert chosen.eligible or command.decision.operator
-        assert chosen.strategy == command.strategy != Strategy.ASK_HUMAN
-        assert command.modifications
+        assert chosen.strategy == command.strategy
+        if command.strategy is Strategy.ASK_HUMAN:
+            assert command.decision.operator, "nobody decided to run again unchanged"
+        else:
+            assert command.modifications
         assert command.issued_at <= command.not_before < command.expires_at < command.outcome_deadline
 
 

@@ -82,7 +82,11 @@ def test_asked_answered_commanded_recovered(start, ours: Settings, load: Load, r
         fail(load, n, HUMAN, *REMEDIES)
     eventually(reader.has(ESCALATIONS.name, 3))
     mine = {asked["execution_id"]: asked for asked in ann.waiting() if asked["tenant_id"] == load.tenant}
-    assert [p["strategy"] for p in mine["run-0"]["proposals"]] == ["fallback_service", "exponential_backoff"]
+    assert [p["strategy"] for p in mine["run-0"]["proposals"]] == [
+        "fallback_service",
+        "exponential_backoff",
+        "ask_human",
+    ]
     assert not reader.of(RESULTS.name)
 
     # Nobody knows her yet; the file is read again without a restart.

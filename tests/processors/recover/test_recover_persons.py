@@ -32,7 +32,7 @@ def test_a_question_says_all_that_an_answer_would_do_and_is_told_as_escalated_at
     world = asking()
     asked = question(world)
     assert (asked.attempt, asked.reason) == (1, "needs_human")
-    assert [p.strategy for p in asked.proposals] == ["exponential_backoff", "fallback_service"]
+    assert [p.strategy for p in asked.proposals] == ["exponential_backoff", "fallback_service", "ask_human"]
     assert [m.kind for p in asked.proposals for m in p.modifications] == ["set_retry", "use_fallback"]
     assert asked.approval_hash == signing.approval_hash(
         asked.recovery_id, 1, asked.checkpoint.id, asked.proposals, unsafe_effects=False
@@ -64,11 +64,27 @@ def test_what_is_approved_and_fails_again_is_decided_again() -> None:
     first = answer(world)
     world.offer(world.fail("f2", resumed_by=again(world.commands[0])), HUMAN, BACKOFF, FALLBACK)
     asked = question(world)
-    assert (asked.attempt, [p.strategy for p in asked.proposals]) == (2, ["fallback_service", "exponential_backoff"])
-    assert (asked.proposals[1].refused, asked.proposals[1].why) == (True, "already tried on this call")
+    assert (asked.attempt, [p.strategy for p in asked.proposals]) == (
+        2,
+        ["fallback_service", "ask_human", "exponential_backoff"],
+    )
+    assert (asked.proposals[2].refused, asked.proposals[2].why) == (True, "already tried on this call")
     assert say(world, first) == "stale: that attempt was commanded already"
-    assert say(world, answer(world, "choose", 1)).startswith("commanded")
+    assert say(world, answer(world, "choose", 2)).startswith("commanded")
     assert [c.strategy for c in world.commands] == ["exponential_backoff", "exponential_backoff"]
+
+
+def test_who_has_mended_the_cause_has_the_run_go_on_unchanged_as_often_as_they_like() -> None:
+    world = asking(HUMAN, side_effects_since_checkpoint="unsafe")
+    assert question(world).unsafe_effects
+    for attempt in (1, 2):
+        assert say(world, answer(world)) == "commanded: ask_human, decided by ann"
+        command = world.commands[-1]
+        assert (command.attempt, command.modifications, command.checkpoint.id) == (attempt, (), "c1")
+        world.offer(world.fail(f"again-{attempt}", resumed_by=again(command)), HUMAN)
+    say(world, answer(world))
+    world.answer(world.commands[-1])
+    assert (result(world).status, result(world).attempts) == ("success", 3)
 
 
 def test_a_person_may_spend_more_than_policy_but_not_do_what_it_forbids() -> None:
@@ -187,7 +203,7 @@ def test_a_policy_that_changed_counts_for_answers_too() -> None:
     old = answer(world)
     world.policies = policies(forbidden_strategies=["exponential_backoff"])
     assert say(world, old) == "stale: what was asked has changed"
-    assert [p.strategy for p in question(world).proposals] == ["fallback_service"]
+    assert [p.strategy for p in question(world).proposals] == ["fallback_service", "ask_human"]
     assert say(world, answer(world)).startswith("commanded")
 
 
