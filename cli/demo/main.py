@@ -60,13 +60,22 @@ def up(folder: Path | None = None) -> int:
     if missing := lacking():
         console.print(_UNSAFE.format(why=missing), style="bold yellow", highlight=False, markup=False)
     # Where every command looks without being told, if nobody else is there.
-    starting = _started(folder or UP_FOLDER, in_memory=bool(missing), fresh=False, console=console, port=9092, tell=say)
+    starting = _started(
+        folder or UP_FOLDER,
+        in_memory=bool(missing),
+        fresh=False,
+        console=console,
+        port=9092,
+        tell=say,
+        operated=True,
+    )
     try:
         with _interruptible(), starting as stack:
             for worker in WORKERS:
                 console.print(f"{worker}: {stack.metrics_url(worker)}", highlight=False, markup=False)
             console.print("ready. Ctrl-C ends it, the data stays. For the other commands:", highlight=False)
-            for name, value in stack.environment().items():
+            key = {"OMIUM_OPERATOR_KEY": str(stack.operator_key)} if stack.operator_key else {}
+            for name, value in (stack.environment() | key).items():
                 console.print(f"export {name}={value}", highlight=False, markup=False)
             threading.Event().wait()
     except KeyboardInterrupt:
@@ -97,9 +106,10 @@ def _started(
     console: Console,
     port: int | None = None,
     tell: Callable[[str], None] = lambda _: None,
+    operated: bool = False,
 ) -> Iterator[Stack]:
     """The stack, running; a status line says what is waited for."""
-    stack = Stack(folder, in_memory=in_memory, fresh=fresh, port=port, tell=tell)
+    stack = Stack(folder, in_memory=in_memory, fresh=fresh, port=port, tell=tell, operated=operated)
     began = time.monotonic()
     try:
         with console.status("starting"):

@@ -15,6 +15,7 @@ from typing import IO, Final, Self
 
 from confluent_kafka import KafkaException, Producer
 
+from cli.demo.people import provide
 from cli.processes import Keeper
 from ops.broker import Broker, BrokerError
 from ops.broker.jars import classpath, java
@@ -58,9 +59,11 @@ class Stack:
         fresh: bool = False,
         port: int | None = None,
         tell: Callable[[str], None] = lambda _: None,
+        operated: bool = False,
     ) -> None:
         """With `fresh`, what an earlier stack left in the folder is deleted. `port` is the broker's, if it is free.
-        `tell` gets a line when a worker has died, from another thread.
+        `tell` gets a line when a worker has died, from another thread. With `operated`, whoever runs this gets a key
+        with which to answer escalations, unless a policy file that is set says who may.
 
         Raises StackError where another stack runs in the folder, or where it holds something else.
         """
@@ -80,6 +83,10 @@ class Stack:
             partitions=DEFAULT_PARTITIONS,
             replication=1,
         )
+        self.operator_key: Path | None = None
+        if operated and self.settings.policy_file is None:
+            self.operator_key, policy = provide(self.folder)
+            self.settings = self.settings.model_copy(update={"policy_file": policy})
 
     def __enter__(self) -> Self:
         try:
@@ -153,7 +160,10 @@ class Stack:
 
     def environment(self) -> dict[str, str]:
         """Settings of this stack, as environment of a child."""
-        return {"OMIUM_BOOTSTRAP": self.settings.bootstrap, "OMIUM_CLICKHOUSE": self.settings.clickhouse}
+        known = {"OMIUM_BOOTSTRAP": self.settings.bootstrap, "OMIUM_CLICKHOUSE": self.settings.clickhouse}
+        if self.settings.policy_file:
+            known["OMIUM_POLICY_FILE"] = str(self.settings.policy_file)
+        return known
 
     def _start_broker(self) -> str:
         port = self._port if self._port and _free(self._port) else None
