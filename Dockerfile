@@ -1,3 +1,4 @@
+# A tag may move: where builds must repeat to the byte, pin both images by digest (docker buildx imagetools inspect).
 FROM python:3.11-slim-bookworm AS build
 WORKDIR /src
 RUN python -m venv /venv
@@ -14,6 +15,7 @@ ENV PATH=/venv/bin:$PATH
 # Faust keeps its tables below the working folder.
 WORKDIR /var/lib/omium
 RUN useradd --system --uid 10001 omium && chown omium /var/lib/omium
-USER omium
+# By number: Kubernetes' runAsNonRoot cannot judge a name.
+USER 10001
 ENTRYPOINT ["omium-recovery"]
 CMD ["worker", "all"]

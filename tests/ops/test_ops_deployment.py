@@ -69,6 +69,17 @@ def test_settings_are_settings(name: str, monkeypatch: pytest.MonkeyPatch) -> No
     assert Settings().bootstrap == "kafka:9092"
 
 
+def test_workers_may_do_little() -> None:
+    """Not root, nothing to write but memory; and each stops before it is killed."""
+    (user,) = re.findall(r"^USER (\d+)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    for service in (each for each in OURS.values() if "restart" in each):
+        assert service["init"]
+        assert service["read_only"]
+        assert service["cap_drop"] == ["ALL"]
+        assert any(f"uid={user}" in mount for mount in service["tmpfs"])
+        assert int(service["stop_grace_period"].rstrip("s")) > 30 > Settings().audit_stop_s
+
+
 @pytest.mark.parametrize("name", OURS)
 def test_commands_exist(name: str) -> None:
     command = [sys.executable, "-m", "cli.main", *OURS[name]["command"], "--help"]
