@@ -207,4 +207,4 @@ class Mapper(Guard):
                 problem = Malformed(DeadLetterReason.OUTPUT_OVERSIZED, f"{output.topic}: {error.name()}")
                 self._send(record, self.dead_letter(record, problem), progress)
 
-        self._outputs.send(output, report, wanted=lambda: not progress.closed, required=required)
+        self._outputs.send(output, report, wanted=progress.is_open, required=required)

@@ -30,7 +30,9 @@ class Fuse:
     def handled(self) -> None:
         """A record was handled."""
         self._consecutive = 0
-        self._push(False)
+        # Of a full window without a failure one more success changes nothing.
+        if self._failed or len(self._recent) != self._recent.maxlen:
+            self._push(False)
 
     def failed(self) -> None:
         """A record made the handler raise, repeatedly. Raises FuseBlown where it is one too many."""

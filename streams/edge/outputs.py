@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from functools import partial
-from typing import Final
+from dataclasses import dataclass
+from typing import Any, Final
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
@@ -40,8 +39,11 @@ Wanted = Callable[[], bool]
 """Whether a record that was not delivered yet is to be sent again."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class _Sent:
+    """A record on its way; librdkafka calls it with its delivery report."""
+
+    delivered: Callable[[_Sent, KafkaError | None, Message], None]
     record: Encoded
     report: Report
     partition: int
@@ -53,6 +55,9 @@ class _Sent:
     """Failed ones."""
     refused_at: float | None = None
     """Time of the loop at its first refusal."""
+
+    def __call__(self, error: KafkaError | None, message: Message) -> None:
+        self.delivered(self, error, message)
 
 
 class OutputError(Exception):
@@ -90,21 +95,19 @@ class Outputs:
         `required`: nothing can stand in for this record, such as a dead letter. A broker that goes on refusing it
         ends the worker.
         """
-        self._send(_Sent(record, report, partition, wanted, required))
+        self._send(_Sent(self._delivered, record, report, partition, wanted, required))
 
     def _send(self, sent: _Sent) -> None:
         self.in_flight += 1
         record = sent.record
-        again = partial(self._delivered, sent)
+        headers: Any = record.headers
         producer = self._single() if sent.alone else self._producer
         try:
-            producer.produce(
-                record.topic, record.value, record.key, sent.partition, on_delivery=again, headers=[*record.headers]
-            )
+            producer.produce(record.topic, record.value, record.key, sent.partition, on_delivery=sent, headers=headers)
         except BufferError:
             self._later(sent)
         except KafkaException as error:
-            self._loop.call_soon(again, error.args[0], None)
+            self._loop.call_soon(self._failed, sent, error.args[0])
         if self._timer is None:
             self._timer = self._loop.call_later(_PUMP_S, self._pump)
 
@@ -174,7 +177,11 @@ class Outputs:
         if error is None:
             self.in_flight -= 1
             sent.report(None)
-        elif error.fatal():
+        else:
+            self._failed(sent, error)
+
+    def _failed(self, sent: _Sent, error: KafkaError) -> None:
+        if error.fatal():
             self.in_flight -= 1
             self._on_fatal(OutputError(str(error)))
         elif error.code() not in _REJECTED:
@@ -182,7 +189,8 @@ class Outputs:
             self._later(sent)
         elif not sent.alone:
             # The broker refuses whole batches: it may have meant a neighbour.
-            self._loop.call_soon(self._again, replace(sent, alone=True))
+            sent.alone = True
+            self._loop.call_soon(self._again, sent)
         elif sent.required:
             self._refused(sent, error)
         else:
@@ -191,10 +199,11 @@ class Outputs:
 
     def _refused(self, sent: _Sent, error: KafkaError) -> None:
         now = self._loop.time()
-        since = now if sent.refused_at is None else sent.refused_at
-        if now - since < REQUIRED_S:
+        if sent.refused_at is None:
+            sent.refused_at = now
+        if now - sent.refused_at < REQUIRED_S:
             self._say(logging.ERROR, "%s refuses a record that must be in it: %s", sent.record.topic, error)
-            self._later(replace(sent, refused_at=since))
+            self._later(sent)
         else:
             self.in_flight -= 1
             sent.report(error)
@@ -202,7 +211,8 @@ class Outputs:
 
     def _later(self, sent: _Sent) -> None:
         wait_s = min(_FULL_S * 2.0 ** min(sent.tries, 10), _LONGEST_WAIT_S)
-        self._loop.call_later(wait_s, self._again, replace(sent, tries=sent.tries + 1))
+        sent.tries += 1
+        self._loop.call_later(wait_s, self._again, sent)
 
     def _say(self, level: int, message: str, *args: object) -> None:
         """One line a second: all that is in flight fails at once."""

@@ -26,6 +26,10 @@ class Progress:
         """How many delivered records hold the position back or wait behind one that does."""
         return len(self._pending)
 
+    def is_open(self) -> bool:
+        """Whether records that were begun are still ours to finish."""
+        return not self.closed
+
     def deliver(self, offset: int) -> bool:
         """Note a record in the order of the partition. False: it was delivered before."""
         if self._next is not None and offset < self._next:

@@ -76,9 +76,9 @@ class Learner(Guard):
                 rows[key] = counted
         progress = batch.progress
         try:
-            await self._table.write(batch.partition, rows, wanted=lambda: not progress.closed)
+            await self._table.write(batch.partition, rows, wanted=progress.is_open)
             for letter in letters:
-                await self._app.outputs.deliver(letter, wanted=lambda: not progress.closed, required=True)
+                await self._app.outputs.deliver(letter, wanted=progress.is_open, required=True)
         except GivenUp:
             # Its next owner reads these records again.
             return
