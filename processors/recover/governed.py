@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Final
 
 import orjson
@@ -19,7 +20,7 @@ from processors.recover.policy import Policies, Policy
 from processors.recover.state import Branch
 from processors.recover.strategies import remedy
 from processors.recover.view import Allowance, View
-from schemas.modifications import SetModel, SetRetry, UseFallback
+from schemas.modifications import PARAMETERS, SetModel, SetRetry, UseFallback
 from schemas.records import Category, Circuit, DependencyReport, DependencyState, Option
 
 NEWS_MS: Final = 15_000
@@ -32,6 +33,7 @@ OUTAGES: Final = frozenset(
 )
 """What tells of the dependency rather than of the call: the other subtypes fail however well it works."""
 _HELD: Final = frozenset({Circuit.OPEN, Circuit.HALF_OPEN, Circuit.THROTTLED})
+_ELSEWHERE: Final = (UseFallback, SetModel)
 _NAME_CHARS: Final = 128
 _MAX_ALLOWANCES: Final = 10_000
 """Those that are whole again are forgotten beyond it."""
@@ -55,8 +57,8 @@ def named_by(tenant_id: str, branch: Branch) -> str | None:
 def leans_on(tenant_id: str, branch: Branch, option: Option) -> str | None:
     """The same for the run that `option` changes: another service, or another model, is another dependency."""
     dependency = dependency_of(tenant_id, branch)
-    if dependency is None:
-        return None
+    if dependency is None or PARAMETERS.get(option.strategy) not in _ELSEWHERE:
+        return dependency
     change = remedy(option)
     if isinstance(change, UseFallback):
         return _named(tenant_id, "tool" if branch.model is None else "model", change.service)
@@ -92,11 +94,11 @@ def told_ms(branch: Branch) -> int:
     assert options
     waits: list[float] = []
     for option in options.options:
-        try:
-            change = remedy(option)
-        except ValueError:
+        if PARAMETERS.get(option.strategy) is not SetRetry:
             continue
-        if isinstance(change, SetRetry):
+        with suppress(ValueError):
+            change = remedy(option)
+            assert isinstance(change, SetRetry)
             waits.append(change.initial_delay_s)
     if "retry_after_s" in options.classification.details:
         waits.append(_detail(options.classification.details))
