@@ -49,10 +49,11 @@ def keygen(name: str, into: Path | None) -> None:
 
 
 def escalations(settings: Settings, *, as_json: bool) -> None:
-    """What waits for a person, newest first."""
+    """What waits for a person, newest first; what somebody answered comes last."""
     now = datetime.now(UTC)
     waiting = [record for record in wire.asked(settings) if _is_open(record, now)]
     answers = wire.answered(settings) if waiting else {}
+    waiting.sort(key=lambda record: record.approval_hash in answers)
     if as_json:
         put_json([_document(record, answers.get(record.approval_hash)) for record in waiting])
         return

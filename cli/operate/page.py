@@ -20,20 +20,20 @@ def console(*, stderr: bool = False) -> Console:
 
 
 def show(question: Escalation, answer: OperatorAction | None, now: datetime, to: Console) -> None:
-    """Print the question, every answer, and what each would send."""
+    """Print the question, every answer, and what each would send; or who has answered it, whatever became of that."""
     title = Text(clean(f"{question.tenant_id}/{question.execution_id}"), style="bold")
     title.append(f"  recovery {clean(question.recovery_id)}  attempt {question.attempt}", style="dim")
     to.print(title)
+    if answer is not None:
+        said = f"{answer.operator} said {answer.kind} at {answer.issued_at:%H:%M:%S} UTC"
+        return to.print(Text(clean(f"  {'answered'.ljust(10)}{said}"), style="yellow"))
     for label, text in _facts(question, now):
         to.print(Text.assemble(("  " + label.ljust(10), "dim"), clean(text)))
     for number, proposal in enumerate(question.proposals, 1):
         to.print(_heading(number, proposal))
         for change in proposal.modifications:
             to.print(Text(f"             {_change(change)}", style="dim"))
-    if answer is not None:
-        said = f"{answer.operator} said {answer.kind} at {answer.issued_at:%H:%M:%S} UTC"
-        to.print(Text(clean(f"  {'answered'.ljust(10)}{said}"), style="yellow"))
-    to.print()
+    return to.print()
 
 
 def _facts(question: Escalation, now: datetime) -> list[tuple[str, str]]:
@@ -57,7 +57,7 @@ def _heading(number: int, proposal: Proposal) -> Text:
     line = Text(f"  {'approve' if number == 1 else 'choose':<9}{number:>2} ")
     line.append(str(proposal.strategy), style="bold")
     if proposal.strategy is Strategy.ASK_HUMAN:
-        line.append("  run again unchanged, once you have mended the cause", style="default")
+        line.append(f"  run again unchanged, once you have mended the cause: {clean(proposal.why)}", style="default")
         return line
     line.append(f"  {proposal.confidence:.0%}  {dollars(proposal.cost_microusd)}  ")
     line.append(

@@ -159,7 +159,26 @@ def test_options_win_over_environment_and_files(tmp_path: Path, monkeypatch: pyt
 
 def test_every_command_has_help() -> None:
     done = CliRunner().invoke(app, ["--help"], env={"COLUMNS": "200"})
-    for command in ("demo", "up", "worker", "topics", "tail", "explain", "history", "sql", "doctor", "classify"):
+    for command in (
+        "demo",
+        "up",
+        "worker",
+        "topics",
+        "tail",
+        "explain",
+        "history",
+        "sql",
+        "doctor",
+        "classify",
+        "escalations",
+        "approve",
+        "choose",
+        "reject",
+        "pause",
+        "resume",
+        "pauses",
+        "operator",
+    ):
         assert command in done.output
         assert CliRunner().invoke(app, [command, "--help"]).exit_code == ExitCode.OK
     assert "Exit codes" in done.output
