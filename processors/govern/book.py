@@ -53,6 +53,8 @@ class Book:
         self._last_words: dict[str, dict[str, DependencyState]] = defaultdict(dict)
         """While restoring: tenant to dependency to what was said of it."""
         self._due: list[tuple[int, str]] = []
+        self._looked_at: dict[str, int] = {}
+        """Tenant to the earliest of its entries in `_due`: what is put off is put in anew only when that one comes."""
 
     def __len__(self) -> int:
         return sum(len(tenant.dependencies) for tenant in self.tenants.values())
@@ -86,8 +88,19 @@ class Book:
             return
         self.census.update(_census(tenant))
         self.tenants[tenant.tenant_id] = tenant
-        if tenant.due_ms and (before is None or before.due_ms != tenant.due_ms):
+        self._look_at(tenant)
+
+    def _look_at(self, tenant: Tenant) -> None:
+        at_ms = self._looked_at.get(tenant.tenant_id)
+        if tenant.due_ms and (at_ms is None or tenant.due_ms < at_ms):
+            self._looked_at[tenant.tenant_id] = tenant.due_ms
             heapq.heappush(self._due, (tenant.due_ms, tenant.tenant_id))
+
+    def _pop(self) -> str:
+        due_ms, tenant_id = heapq.heappop(self._due)
+        if self._looked_at.get(tenant_id) == due_ms:
+            del self._looked_at[tenant_id]
+        return tenant_id
 
     @property
     def next_due_ms(self) -> int | None:
@@ -97,7 +110,9 @@ class Book:
             tenant = self.tenants.get(tenant_id)
             if tenant is not None and tenant.due_ms == due_ms:
                 return due_ms
-            heapq.heappop(self._due)
+            self._pop()
+            if tenant is not None:
+                self._look_at(tenant)
         return None
 
     # --- batches
@@ -120,11 +135,11 @@ class Book:
             out.applied[raw.topic] = raw.offset + 1
         due = set()
         while (due_ms := self.next_due_ms) is not None and due_ms <= fire_until:
-            due.add(heapq.heappop(self._due)[1])
+            due.add(self._pop())
         for tenant_id in sorted(due):
             tenant = out.tenants.get(tenant_id) or self.tenants[tenant_id]
             if breaks:
-                heapq.heappush(self._due, (tenant.due_ms, tenant_id))
+                self._look_at(tenant)
                 continue
             try:
                 self._turn(tenant, TimePassed(), now, out)
