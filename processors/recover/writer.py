@@ -20,7 +20,6 @@ from typing import Any, Final
 
 from confluent_kafka import (
     Consumer,
-    ConsumerGroupTopicPartitions,
     IsolationLevel,
     KafkaError,
     KafkaException,
@@ -120,7 +119,7 @@ class Writer:
                 raise DoubtError("stopped")
             producer = self._new_producer()
             failpoints.hit(f"{self.role.name}.fenced")
-            positions = self._committed(admin, stopped)
+            positions = self._committed(stopped)
             changelog = self._ahead or self._changelog()
             changelog.read(admin, stopped)
             ledger = changelog.ledger
@@ -173,25 +172,36 @@ class Writer:
             producer.init_transactions(RPC_S)
         return producer
 
-    def _committed(self, admin: AdminClient, stopped: Callable[[], bool]) -> dict[str, int]:
-        """Asked of the broker directly: the consumer's own `committed()` waits for ever inside a rebalance."""
+    def _committed(self, stopped: Callable[[], bool]) -> dict[str, int]:
+        """Asked with a handle of its own: the worker's waits for ever inside a rebalance, and an admin client's is
+        killed by a coordinator that has moved (librdkafka then uses the group that only a consumer's has)."""
         group = f"{self._settings.app}-{self.role.name}"
         asked = [TopicPartition(topic.name, self.partition) for topic in self.role.inputs]
-        for _ in range(_COMMITTED_TRIES):
-            if stopped():
-                break
-            request = [ConsumerGroupTopicPartitions(group, asked)]
-            # Stable: offsets of a transaction that is just being ended are not told yet.
-            future = admin.list_consumer_group_offsets(request, require_stable=True, request_timeout=RPC_S)[group]
-            try:
-                answer = future.result(2 * RPC_S).topic_partitions or ()
-            except (KafkaException, TimeoutError) as error:
-                log.info("partition %d: committed offsets: %s", self.partition, error)
+        consumer = Consumer(
+            self._settings.kafka(
+                **{
+                    "client.id": f"{group}-committed-{self.partition}",
+                    "group.id": group,
+                    "enable.auto.commit": False,
+                    # Offsets of a transaction that is just being ended are not told yet.
+                    "isolation.level": "read_committed",
+                }
+            )
+        )
+        try:
+            for _ in range(_COMMITTED_TRIES):
+                if stopped():
+                    break
+                try:
+                    answer = consumer.committed(asked, RPC_S)
+                except KafkaException as error:
+                    log.info("partition %d: committed offsets: %s", self.partition, error)
+                else:
+                    if not any(tp.error for tp in answer):
+                        return {tp.topic: tp.offset for tp in answer if tp.offset >= 0}
                 time.sleep(0.05)
-                continue
-            if not any(tp.error for tp in answer):
-                return {tp.topic: tp.offset for tp in answer if tp.offset >= 0}
-            time.sleep(0.05)
+        finally:
+            consumer.close()
         raise DoubtError("committed offsets are not known")
 
     def _ends(self, admin: AdminClient) -> dict[str, int]:
