@@ -213,7 +213,9 @@ def _command(turn: Turn, plan: _Plan, checkpoint: Checkpoint, answer: OperatorAc
     option = choices[0].option
     assert option
     changed, tried = changes(ready, choices)
-    waited_s = (turn.now - branch.at_ms) / 1000 if recovery.hold else 0.0
+    # What a person approved is done as it was shown to them.
+    waited = recovery.hold is not None and answer is None
+    waited_s = (turn.now - branch.at_ms) / 1000 if waited else 0.0
     merged = after_waiting(merge(changed), waited_s)
     attempt = recovery.attempt + 1
     command_id = ids.command_id(recovery.recovery_id, attempt)
