@@ -55,6 +55,8 @@ class Settings(BaseSettings):
     """http(s)://user:password@host:port/database, or chdb:///absolute/path for the embedded engine."""
     audit_batch_rows: int = Field(default=10_000, ge=1)
     audit_batch_s: float = Field(default=1.0, gt=0)
+    audit_stop_s: float = Field(default=20.0, gt=0)
+    """How long a stop of the audit worker may wait for ClickHouse; below the 30 s after which it would be killed."""
 
     metrics_host: str = "127.0.0.1"
     metrics_port: int = Field(default=0, ge=0, le=65535)

@@ -9,12 +9,14 @@ The order that keeps records safe:
 A crash before 3, or an insert of which no answer came, repeats rows: they carry their place in the topic,
 and the views show each place once. While ClickHouse takes no rows the worker keeps its batch, reads no
 more, and stays in the group. After a rebalance nothing is kept of partitions that are gone: their
-positions were not committed.
+positions were not committed. A stop waits for the batch at hand, but not beyond its deadline: then the
+process ends as a crash would, which costs nothing but repeats.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import threading
 import time
@@ -63,7 +65,7 @@ def run(settings: Settings) -> int:
     """Work until SIGTERM or SIGINT; 0 then, 2 where the database contradicts this release. Blocks."""
     logs.configure(settings)
     stop = threading.Event()
-    with _signals(stop), Store(settings.clickhouse) as store:
+    with _signals(stop), _in_time(stop, settings.audit_stop_s), Store(settings.clickhouse) as store:
         worker = Worker(settings, store, stop)
         health = HealthServer(settings.metrics_host, settings.metrics_port, worker.why_not_ready)
         lag = LagReporter(settings, worker.group, _TOPICS)
@@ -87,6 +89,25 @@ def _signals(stop: threading.Event) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def _in_time(stop: threading.Event, within_s: float) -> Iterator[None]:
+    """Ends the process where the inside has not ended `within_s` after `stop`: an insert cannot be broken off."""
+    ended = threading.Event()
+
+    def watch() -> None:
+        stop.wait()
+        if not ended.wait(within_s):
+            _log.critical("audit: not stopped after %g s; what is not committed will be read again", within_s)
+            logging.shutdown()
+            os._exit(1)
+
+    threading.Thread(target=watch, name="audit-stop", daemon=True).start()
+    try:
+        yield
+    finally:
+        ended.set()
 
 
 class Worker:
@@ -140,8 +161,11 @@ class Worker:
                 self._consumer.subscribe(list(_TOPICS), on_assign=self._on_assign, on_revoke=self._on_revoke)
             while not self._stop.is_set():
                 self._step()
-            self._flush()
+            if not self._store_problem:
+                self._flush()
         finally:
+            # Closing may assign partitions once more: then nothing is to be asked for until it answers.
+            self._stop.set()
             self._consumer.close()
 
     def _step(self) -> None:

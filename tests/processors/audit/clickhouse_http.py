@@ -29,6 +29,10 @@ class ClickHouse:
         self.inserts = 0
         self.drop_answers = 0
         """So many inserts are carried out, and never answered."""
+        self.may_insert = threading.Event()
+        self.may_insert.set()
+        self.hanging = threading.Event()
+        """An insert has come, and may not."""
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port: int = probe.getsockname()[1]
@@ -49,6 +53,12 @@ class ClickHouse:
                 return list(self._client.query(sql).named_results())
             finally:
                 self._client.command("USE default")
+
+    def execute(self, sql: str) -> None:
+        with self._lock:
+            self._client.command(f"USE {self._name}")
+            self._client.command(sql)
+            self._client.command("USE default")
 
     def start(self) -> None:
         server = self
@@ -101,6 +111,9 @@ class ClickHouse:
         threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
 
     def _answer(self, body: bytes, parameters: dict[str, str]) -> bytes | None:
+        if body.startswith(b"INSERT INTO") and not self.may_insert.is_set():
+            self.hanging.set()
+            self.may_insert.wait()
         with self._lock:
             self._client.command(f"USE {self._name}")
             try:

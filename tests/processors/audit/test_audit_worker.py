@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
 import subprocess
@@ -31,7 +32,7 @@ from tests.processors.audit.clickhouse_http import ClickHouse
 from tests.processors.audit.scene import Scene
 
 pytestmark = pytest.mark.integration
-_DEADLINE_S = 30.0
+_DEADLINE_S = 90.0
 _POISON = (b"", b"{", b"\xff\xfe", b"[" * 50_000, b"\xc3\x01", b"\xc3\x01" + b"\x00" * 40, b"NaN", b"null", b"\x00")
 
 Place = tuple[str, int, int, str]
@@ -77,8 +78,6 @@ def produce(settings: Settings, tenant: str, count: int) -> None:
 
 def on_the_broker(settings: Settings) -> set[Place]:
     """Place and digest of every committed record, as an independent consumer reads them."""
-    import hashlib
-
     consumer = Consumer(
         settings.kafka(
             **{"group.id": uuid.uuid4().hex, "isolation.level": "read_committed", "enable.partition.eof": True}
@@ -124,7 +123,7 @@ def children() -> Iterator[list[subprocess.Popen[bytes]]]:
         child.wait()
 
 
-def start(settings: Settings, url: str, failpoints: str = "") -> subprocess.Popen[bytes]:
+def start(settings: Settings, url: str, failpoints: str = "", **environment: str) -> subprocess.Popen[bytes]:
     code = "import sys; from processors.audit.main import run; from ops.runtime.settings import Settings; "
     return subprocess.Popen(
         [sys.executable, "-c", code + "sys.exit(run(Settings()))"],
@@ -137,6 +136,7 @@ def start(settings: Settings, url: str, failpoints: str = "") -> subprocess.Pope
             "OMIUM_AUDIT_BATCH_S": str(settings.audit_batch_s),
             "OMIUM_FAILPOINTS": failpoints,
             "OMIUM_LOG_LEVEL": "WARNING",
+            **environment,
         },
     )
 
@@ -172,7 +172,9 @@ def test_every_record_is_in_the_views_once_whatever_dies_when(
     assert repeats > 0, "no record was inserted twice: the kills hit nothing"
     assert conflicts == 0
     ((malformed,),) = ask_owner(url, "SELECT count() FROM v_events WHERE kind = 'malformed'")
-    assert malformed == 2 * 5 * len(_POISON)
+    poison = {hashlib.sha256(value).hexdigest() for value in _POISON}
+    # Counted on the broker: it may call a new producer's first batch a duplicate, and drop it.
+    assert malformed == sum(place[3] in poison for place in wanted) > 5 * len(_POISON)
     children[-1].send_signal(signal.SIGTERM)
     assert children[-1].wait(_DEADLINE_S) == 0
     assert owner_url(url) is None
@@ -246,6 +248,46 @@ def test_an_insert_without_an_answer_is_repeated_and_shown_once(settings: Settin
         seen = eventually(lambda: places(server), lambda rows: len(set(rows)) >= len(wanted))
     assert (set(seen), len(seen)) == (wanted, len(wanted))
     assert server.query("SELECT sum(repeats) AS n FROM v_coverage")[0]["n"] > 0
+
+
+def test_a_stop_does_not_wait_for_a_server_that_hangs(
+    settings: Settings, server: ClickHouse, children: list[subprocess.Popen[bytes]]
+) -> None:
+    """It ends before it would be killed. What it held is read again, and what hung is shown once when it is done."""
+    produce(settings, "acme", 300)
+    server.may_insert.clear()
+    children.append(start(settings, server.url, OMIUM_AUDIT_STOP_S="0.5"))
+    assert server.hanging.wait(_DEADLINE_S)
+    children[-1].send_signal(signal.SIGTERM)
+    assert children[-1].wait(_DEADLINE_S) == 1
+    server.may_insert.set()
+    with working(settings, server):
+        wanted = on_the_broker(settings)
+        seen = eventually(lambda: places(server), lambda rows: len(set(rows)) >= len(wanted))
+    assert (set(seen), len(seen)) == (wanted, len(wanted))
+
+
+def test_a_database_of_another_release_ends_the_worker(
+    settings: Settings, server: ClickHouse, children: list[subprocess.Popen[bytes]]
+) -> None:
+    server.execute("ALTER TABLE schema_migrations UPDATE sha256 = 'x' WHERE version = 1 SETTINGS mutations_sync = 1")
+    children.append(start(settings, server.url))
+    assert children[-1].wait(_DEADLINE_S) == 2
+
+
+def test_a_slow_server_slows_only_the_audit(settings: Settings, server: ClickHouse) -> None:
+    """While an insert takes its time, the worker keeps its partitions, its memory, and what was produced since."""
+    produce(settings, "before", 50)
+    server.may_insert.clear()
+    with working(settings, server) as worker:
+        assert server.hanging.wait(_DEADLINE_S)
+        produce(settings, "during", 700)
+        assert len(worker._batch.rows) <= settings.audit_batch_rows
+        server.may_insert.set()
+        wanted = on_the_broker(settings)
+        seen = eventually(lambda: places(server), lambda rows: len(set(rows)) >= len(wanted))
+    assert (set(seen), len(seen)) == (wanted, len(wanted))
+    assert server.query("SELECT sum(repeats) AS n FROM v_coverage")[0]["n"] == 0, "slow is no reason to insert twice"
 
 
 def test_two_workers_share_the_topics_and_one_may_leave(settings: Settings, server: ClickHouse) -> None:
