@@ -17,7 +17,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog=EXIT_CODES,
 )
-topics_app = typer.Typer(no_args_is_help=True, help="The topics of the contract on the broker.")
+topics_app = typer.Typer(
+    no_args_is_help=True, help="Create or list the Kafka topics by which agents and workers speak."
+)
 app.add_typer(topics_app, name="topics")
 
 Worker = Literal["streams", "recover", "govern", "audit", "all"]
@@ -56,7 +58,7 @@ def worker(
     clickhouse: ClickHouse = None,
     create_topics: Annotated[bool, typer.Option(help="Create missing topics; else only check them.")] = True,
 ) -> None:
-    """Run a worker until SIGTERM or Ctrl-C."""
+    """Run one of the workers, or all of them, until SIGTERM or Ctrl-C."""
     from cli.worker import run, supervise
 
     chosen = settings(ctx, bootstrap=bootstrap, clickhouse=clickhouse)
@@ -97,7 +99,7 @@ def tail(
     bootstrap: Bootstrap = None,
     as_json: Json = False,
 ) -> None:
-    """Print the records of a topic, decoded; only what is committed."""
+    """Print the records of a Kafka topic, decoded; only what is committed."""
     from cli.tail import run
 
     with reported():
@@ -110,7 +112,7 @@ def tail(
 def doctor(
     ctx: typer.Context, bootstrap: Bootstrap = None, clickhouse: ClickHouse = None, as_json: Json = False
 ) -> None:
-    """Check versions, broker, topics, partition counts, clocks and ClickHouse."""
+    """Check that the broker, its topics, the clocks and ClickHouse are there and agree."""
     from cli.doctor import run
 
     raise typer.Exit(run(settings(ctx, bootstrap=bootstrap, clickhouse=clickhouse), as_json=as_json))
@@ -118,7 +120,7 @@ def doctor(
 
 @app.command()
 def classify(ctx: typer.Context) -> None:
-    """FailureEvents as JSON lines on stdin, verdicts and ranked options as JSON lines on stdout. No broker needed.
+    """Classify failures: JSON lines on stdin, verdicts and ranked options as JSON lines on stdout. No broker needed.
 
     A malformed line is answered by {"line": ..., "error": ..., "reason": ...} in its place; the exit code is then 1.
     """
@@ -130,7 +132,7 @@ def classify(ctx: typer.Context) -> None:
 
 @app.command()
 def explain(ctx: typer.Context, execution: Execution, clickhouse: ClickHouse = None, as_json: Json = False) -> None:
-    """What failed, why we think so, the options with their reasons, what was done, how it ended."""
+    """Tell what became of an execution: what failed, why, the options, what was done, how it ended."""
     from cli import queries
 
     raise typer.Exit(queries.explain(settings(ctx, clickhouse=clickhouse), execution, as_json=as_json))
@@ -138,7 +140,7 @@ def explain(ctx: typer.Context, execution: Execution, clickhouse: ClickHouse = N
 
 @app.command()
 def history(ctx: typer.Context, execution: Execution, clickhouse: ClickHouse = None, as_json: Json = False) -> None:
-    """All failures of one execution, how each was recovered, and the success rate."""
+    """List all failures of an execution, how each was answered, and how many were recovered."""
     from cli import queries
 
     raise typer.Exit(queries.history(settings(ctx, clickhouse=clickhouse), execution, as_json=as_json))
