@@ -174,7 +174,7 @@ _APPLIED: Final = (
     ),
     _bug(
         "audit commits before it inserts", _AUDIT,
-        Judge("failpoint:audit.before-insert@3,failpoint:audit.before-insert@3", AUDIT),
+        Judge("failpoint:audit.before-insert@1,failpoint:audit.before-insert@1", AUDIT),
         ("            self._store.open()\n            if rows:\n",
          "            self._store.open()\n            self._commit()\n            if rows:\n"),
     ),
@@ -189,7 +189,7 @@ _APPLIED: Final = (
     ),
     _bug(
         "streams acknowledges before the broker has the output", "streams/edge",
-        Tests("tests/streams/edge/test_edge_loss.py -k ours-delivery"),
+        Tests("tests/streams/edge/test_edge_loss.py -k refused_dead_letter"),
         ("        self._outputs.send(output, report,",
          "        progress.done(offset)\n        self._outputs.send(output, report,"),
     ),

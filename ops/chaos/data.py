@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, KafkaException, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
 
 COMMANDS: Final = "recovery.commands.v1"
@@ -22,21 +22,27 @@ def rewind(bootstrap: str, group: str, records: int | None) -> int:
 
     Returns how many offsets it will see again; 0 where the group has members still.
     """
-    admin = AdminClient({"bootstrap.servers": bootstrap})
-    told = admin.list_consumer_group_offsets([ConsumerGroupTopicPartitions(group)])[group].result(_TIMEOUT_S)
-    moved, targets = 0, []
-    for tp in told.topic_partitions or ():
-        target = 0 if records is None else max(0, tp.offset - records)
-        moved += max(0, tp.offset - target)
-        targets.append(TopicPartition(tp.topic, tp.partition, target))
-    if not moved:
-        return 0
+    # As a consumer that never joins: an admin client is killed by a coordinator that moves meanwhile.
+    consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": group, "enable.auto.commit": False})
     try:
-        request = ConsumerGroupTopicPartitions(group, targets)
-        answer = admin.alter_consumer_group_offsets([request])[group].result(_TIMEOUT_S)
-    except KafkaException:
-        return 0
-    return 0 if any(tp.error for tp in answer.topic_partitions or ()) else moved
+        topics = consumer.list_topics(timeout=_TIMEOUT_S).topics.values()
+        places = [TopicPartition(topic.topic, number) for topic in topics for number in topic.partitions]
+        moved, targets = 0, []
+        for tp in consumer.committed(places, _TIMEOUT_S):
+            if tp.offset > 0:
+                target = 0 if records is None else max(0, tp.offset - records)
+                moved += tp.offset - target
+                targets.append(TopicPartition(tp.topic, tp.partition, target))
+        if not targets:
+            return 0
+        answer = consumer.commit(offsets=targets, asynchronous=False)
+        return 0 if any(tp.error for tp in answer or ()) else moved
+    except KafkaException as error:
+        if error.args[0].code() == KafkaError.UNKNOWN_MEMBER_ID:
+            return 0
+        raise
+    finally:
+        consumer.close()
 
 
 def repeat(bootstrap: str, topic: str, count: int, rng: random.Random) -> int:

@@ -36,10 +36,10 @@ def _any(rng: random.Random, processes: dict[str, Process], arg: str) -> Process
     return processes[rng.choice(names)]
 
 
-def _until(what: Callable[[], bool], timeout_s: float) -> bool:
+def _until(what: Callable[[], bool], timeout_s: float, *, every_s: float = 0.05) -> bool:
     deadline = time.monotonic() + timeout_s
     while not (done := what()) and time.monotonic() < deadline:
-        time.sleep(0.05)
+        time.sleep(every_s)
     return done
 
 
@@ -66,8 +66,12 @@ def failpoint(cluster: Cluster, rng: random.Random, arg: str) -> str:
     name, _, at = (arg or rng.choice(FAILPOINTS[kind])).partition("@")
     hit = int(at or (1 if name.endswith(_ONCE) else rng.randint(1, 25)))
     victim = rng.choice(cluster.of(kind))
+    said, before = f"failpoint {name}: exit", cluster.said()[f"failpoint {name}: exit"]
     victim.extra = {"OMIUM_FAILPOINTS": f"{name}=exit@{hit}"}
     victim.signal(signal.SIGKILL)
+    # Drawn by chance it strikes when it strikes; asked for it must.
+    if arg and not _until(lambda: cluster.said()[said] > before, 30, every_s=0.3):
+        raise MissedError(f"{victim.name} did not come to {name}")
     return f"{victim.name} at {name}@{hit}"
 
 
