@@ -105,8 +105,12 @@ def test_a_row_that_is_missing_and_one_too_many_are_seen() -> None:
     rows = _rows(commands=[_command(), _command(2)])
     verdict = Verdict()
     topic = "recovery.commands.v1"
-    places = [(topic, 0, 0), (topic, 0, 0), (topic, 0, 7)]
-    checker.audit_complete(verdict, rows, lambda sql: [(0,)] if "count()" in sql else places)
+    stored = {topic: [(0, 0), (0, 0), (0, 7)]}
+
+    def query(sql: str) -> list[tuple[Any, ...]]:
+        return [(0,)] if "count()" in sql else stored.get(sql.split("'")[1], [])
+
+    checker.audit_complete(verdict, rows, query)
     assert verdict.audit_missing == 1
     assert verdict.audit_twice == 1
     assert len(verdict.broken["3 audit complete"]) == 3
