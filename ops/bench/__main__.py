@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import subprocess
 import sys
@@ -204,7 +205,8 @@ def main() -> int:
         say(title)
         figures |= run()
         figures[f"{name}_part_s"] = time.monotonic() - began
-    print(json.dumps({name: round(value, 3) for name, value in figures.items()}))
+    # A latency of commands that never came is no number of JSON's.
+    print(json.dumps({name: round(value, 3) if math.isfinite(value) else None for name, value in figures.items()}))
     return 0
 
 

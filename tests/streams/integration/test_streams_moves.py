@@ -52,7 +52,7 @@ def test_partitions_move_while_sends_are_in_flight(fresh_kafka: Broker) -> None:
     with workers() as started:
         # In the middle of a batch, with a burst handed over of which no report has come: longer than the second
         # worker needs to join.
-        started.append(Worker(settings, "streams.sent=pause:10@5"))
+        started.append(Worker(settings, "streams.sent=pause:20@5"))
         until(lambda: started[0].said(STALLED), "the first worker sent nothing")
         started.append(Worker(settings, "streams.sent=pause:1@20"))
         until(lambda: group.is_(ConsumerGroupState.PREPARING_REBALANCING, 2), "no rebalance while sends were in flight")
