@@ -123,8 +123,8 @@ class _Turn:
             told=report.told,
             failed=report.failed + report.expired,
             succeeded=report.succeeded,
-            # A permit that came back was not used.
-            commands=report.unpermitted - sum(word.use is PermitUse.RETURNED for word in report.permits),
+            # Permits counted when they were given: one that comes back may be of a window that is past.
+            commands=report.unpermitted,
         )
         self.window = counted(self.window, counts)
         dependency = replace(dependency, heard_ms=now, window=counted(dependency.window, counts))

@@ -38,7 +38,7 @@ class Slot:
             self.told + other.told,
             self.failed + other.failed,
             self.succeeded + other.succeeded,
-            max(0, self.commands + other.commands),
+            self.commands + other.commands,
         )
 
 

@@ -60,8 +60,6 @@ class GovernorModel(RuleBasedStateMachine):
             if use is PermitUse.RETURNED and key in self.used:
                 return
             self.out.remove(permit)
-            if use is PermitUse.RETURNED:
-                self.spent[permit.dependency].remove(epoch_ms(permit.issued_at))
         if use is PermitUse.SUCCEEDED:
             self.successes[permit.dependency].append(self.world.now)
         self.take(self.world.word(permit, use, succeeded=int(use is PermitUse.SUCCEEDED)))
@@ -134,5 +132,5 @@ class GovernorModel(RuleBasedStateMachine):
             assert (each[0], each[-1]) == (IncidentStatus.OPENED, IncidentStatus.CLOSED)
 
 
-GovernorModel.TestCase.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
+GovernorModel.TestCase.settings = settings(max_examples=100, stateful_step_count=25, deadline=None)
 TestGovernorModel = GovernorModel.TestCase
