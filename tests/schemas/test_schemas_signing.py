@@ -9,7 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schemas import codec, signing
-from schemas.records import ActionKind, OperatorAction, Pause, PauseScope, Proposal, Strategy, from_epoch_ms
+from schemas.records import (
+    ActionKind,
+    OperatorAction,
+    Pause,
+    PauseScope,
+    Proposal,
+    Strategy,
+    from_epoch_ms,
+)
 from schemas.topics import OPERATOR_ACTIONS, OPERATOR_PAUSES, Topic
 
 KEY = Ed25519PrivateKey.from_private_bytes(b"k" * 32)
@@ -50,6 +58,12 @@ def test_two_contents_are_never_signed_by_the_same_bytes(data: st.DataObject) ->
     assert (signing.signed_bytes(one) == signing.signed_bytes(other)) == same
 
 
+def test_a_value_that_looks_like_a_field_is_still_a_value() -> None:
+    one = ACTION.model_copy(update={"execution_id": "yrecovery_idz", "recovery_id": "w"})
+    other = ACTION.model_copy(update={"execution_id": "y", "recovery_id": "zrecovery_idw"})
+    assert signing.signed_bytes(one) != signing.signed_bytes(other)
+
+
 def test_an_action_is_no_pause_whatever_it_says() -> None:
     assert signing.signed_bytes(ACTION)[:40] != signing.signed_bytes(PAUSE)[:40]
 
@@ -86,3 +100,15 @@ def test_the_hash_of_a_question_follows_all_of_it(where: str, question: tuple[st
         *question, shown * 2 if where == "proposal" else shown, unsafe_effects=where == "safety"
     )
     assert asked != other
+
+
+def test_the_hash_of_a_question_follows_what_each_answer_would_send() -> None:
+    change = Modification(kind=ModificationKind.SET_RETRY, parameters='{"max_attempts":2}')
+    hashes = {
+        signing.approval_hash(
+            "r", 1, "c", [Proposal(strategy=s, confidence=0.5, modifications=m)], unsafe_effects=False
+        )
+        for s in (Strategy.RETRY_ONCE, Strategy.EXPONENTIAL_BACKOFF)
+        for m in ((), (change,), (change, change), (change.model_copy(update={"parameters": "{}"}),))
+    }
+    assert len(hashes) == 8

@@ -207,6 +207,21 @@ def test_a_policy_that_changed_counts_for_answers_too() -> None:
     assert say(world, answer(world)).startswith("commanded")
 
 
+def test_an_answer_is_to_all_that_was_shown() -> None:
+    world = asking()
+    old = answer(world)
+    world.policies = policies(forbidden_strategies=["fallback_service"])
+    assert say(world, old) == "stale: what was asked has changed"
+    assert say(world, answer(world)).startswith("commanded")
+
+
+def test_time_that_passes_does_not_change_the_question() -> None:
+    slow = BACKOFF.model_copy(update={"latency_s": 3600.0})
+    world = asking(HUMAN, slow, FALLBACK, policy=policies(person_wait_s=7200))
+    world.tick(5_400_000)
+    assert say(world, answer(world)) == "commanded: exponential_backoff, decided by ann"
+
+
 def test_a_parallel_failure_joins_the_question_and_an_unsafe_one_changes_it() -> None:
     world = asking()
     old = answer(world)
