@@ -76,7 +76,7 @@ def succeed(load: Load, command) -> None:  # type: ignore[no-untyped-def]
 
 def test_asked_answered_commanded_recovered(start, ours: Settings, load: Load, reader: Reader, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     ann = Terminal(ours, tmp_path)
-    ann.policy.write_text("[default]\nperson_wait_s = 3600\n")
+    Terminal(ours, tmp_path, "bob").allow()
     start(policy=ann.policy)
     for n in range(3):
         fail(load, n, HUMAN, *REMEDIES)
