@@ -179,7 +179,7 @@ _APPLIED: Final = (
          "            self._store.open()\n            self._commit()\n            if rows:\n"),
     ),
     _bug(
-        "audit drops a batch that it could not insert", _AUDIT, Judge("clickhouse_gone:8", AUDIT),
+        "audit drops a batch that it could not insert", _AUDIT, Judge("clickhouse_gone:25", AUDIT),
         ("            self._back_off(self._store_problem)\n",
          "            self._batch.stored()\n            self._back_off(self._store_problem)\n"),
     ),
