@@ -108,7 +108,7 @@ def torment(cluster: Cluster, args: argparse.Namespace, run: Run) -> None:
         done: list[tuple[str, str]] = []
         for fault, arg in together[:left]:
             try:
-                done.append((fault.name, fault.harm(cluster, rng, arg)))
+                done.append((fault.name, _strike(cluster, rng, fault, arg, tries=3 if args.only else 1)))
             except (MissedError, KafkaException, TimeoutError) as error:
                 run.missed[f"{fault.name} ({error or 'no answer'})"] += 1
                 continue
@@ -121,6 +121,17 @@ def torment(cluster: Cluster, args: argparse.Namespace, run: Run) -> None:
         run.struck += [Struck(kind, where, recovered_s if alone else None) for kind, where in done]
         if not alone and recovered_s is not None:
             run.storms_s.append(recovered_s)
+
+
+def _strike(cluster: Cluster, rng: random.Random, fault: Fault, arg: str, tries: int) -> str:
+    """Whom it struck. Raises MissedError where it came about at none of the `tries`."""
+    for _ in range(tries - 1):
+        try:
+            return fault.harm(cluster, rng, arg)
+        except MissedError as error:
+            say(f"{fault.name} once more: {error}")
+            time.sleep(3)
+    return fault.harm(cluster, rng, arg)
 
 
 def _recovered_s(cluster: Cluster, since_s: float, timeout_s: float) -> float | None:

@@ -218,7 +218,7 @@ def replay(cluster: Cluster, rng: random.Random, arg: str) -> str:
         for process in processes:
             process.wanted = True
     if not moved:
-        raise MissedError(f"omium-{kind} had members still")
+        raise MissedError(f"omium-{kind} had members still, or has committed nothing")
     return f"{kind}: {moved} records again"
 
 
