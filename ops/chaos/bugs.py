@@ -184,7 +184,8 @@ _APPLIED: Final = (
          "            self._batch.stored()\n            self._back_off(self._store_problem)\n"),
     ),
     _bug(
-        "a replayed attempt counts again", "streams/learning", Judge("kill_agents,replay:streams,replay:streams", COUNTS),
+        "a replayed attempt counts again", "streams/learning",
+        Judge("kill_agents,replay:streams,replay:streams", COUNTS),
         ("success is None or (count is not None and offset <= count[0])", "success is None"),
     ),
     _bug(
