@@ -16,6 +16,7 @@ from urllib.parse import parse_qsl, urlsplit
 import chdb
 
 _MAX_QUERY_BYTES: Final = 1024 * 1024
+_MAX_DISCARDED_BYTES: Final = 64 * 1024 * 1024
 _LIMITS: Final = {
     "max_execution_time": 60,
     "max_memory_usage": 2 * 1024**3,
@@ -101,9 +102,16 @@ class _Connection(BaseHTTPRequestHandler):
         length = self.headers.get("Content-Length", "0")
         if "Transfer-Encoding" in self.headers or not length.isdecimal() or int(length) > _MAX_QUERY_BYTES:
             self.close_connection = True
+            self._discard(length)
             self._send(413, "Code: 164. DB::Exception: this is read-only, and a query has at most 1 MiB", code="164")
         else:
             self._answer(self.rfile.read(int(length)))
+
+    def _discard(self, length: str) -> None:
+        # A client that is still sending when the connection closes reads a broken pipe, and never the answer.
+        left = min(int(length), _MAX_DISCARDED_BYTES) if length.isdecimal() else 0
+        while left and (read := self.rfile.read(min(left, 65_536))):
+            left -= len(read)
 
     def _answer(self, body: bytes) -> None:
         url = urlsplit(self.path)
