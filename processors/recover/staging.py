@@ -158,7 +158,7 @@ class Staging:
             if right != self._ledger.partition:
                 return self._forward(raw, record, right)
         try:
-            self._step(record.key, self._event(raw, decoded), max(self._now, raw.at_ms))
+            self._step(record.key, self._event(raw, decoded), self._now)
         except OversizedError as error:
             self._bury(raw, DeadLetterReason.OUTPUT_OVERSIZED, str(error))
         except Exception as error:
@@ -209,7 +209,9 @@ class Staging:
         return needless
 
     def _event(self, raw: Raw, decoded: codec.Decoded) -> Input:
-        place = Place(topic=raw.topic, partition=raw.partition, offset=raw.offset, at_ms=raw.at_ms)
+        # What was appended in the future was appended by a broker whose clock is wrong; most brokers say that it is now.
+        at_ms = min(raw.at_ms, self._now)
+        place = Place(topic=raw.topic, partition=raw.partition, offset=raw.offset, at_ms=at_ms)
         match decoded.record:
             case FailureEvent() as failure:
                 return FailureRead(failure, place, decoded.trace, decoded.format)
@@ -220,7 +222,7 @@ class Staging:
             case ResumeOutcome() as outcome:
                 return OutcomeRead(outcome, place)
             case OperatorAction() as action:
-                return OperatorRead(action, place, refusal(action, self._ledger.policies, max(self._now, raw.at_ms)))
+                return OperatorRead(action, place, refusal(action, self._ledger.policies, self._now))
             case Permit() as permit:
                 return PermitRead(permit, place)
             case other:
@@ -319,9 +321,15 @@ def _changelog(key: bytes, value: bytes | None, partition: int) -> Message:
 
 
 def turns(batch: Iterable[Raw]) -> Iterator[Raw]:
-    """The records of a batch, tenants and option categories in turn; each execution's in the order of time."""
+    """The records of a batch, tenants and option categories in turn; each execution's in the order of time, and those of
+    one topic in its order: a broker's clock may go back."""
     lanes: dict[bytes, deque[Raw]] = defaultdict(deque)
-    for raw in sorted(batch, key=lambda raw: (raw.at_ms, _RANK[raw.topic], raw.offset)):
+    newest: dict[str, int] = defaultdict(int)
+    placed: list[tuple[int, int, int, Raw]] = []
+    for raw in sorted(batch, key=lambda raw: raw.offset):
+        at_ms = newest[raw.topic] = max(newest[raw.topic], raw.at_ms)
+        placed.append((at_ms, _RANK[raw.topic], raw.offset, raw))
+    for _, _, _, raw in sorted(placed, key=lambda place: place[:3]):
         lanes[(raw.key or b"").partition(b"/")[0]].append(raw)
     waiting = deque(lanes.values())
     while waiting:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
+from dataclasses import replace
 
 import orjson
 import pytest
@@ -345,6 +346,33 @@ def test_tenants_take_turns_and_each_execution_keeps_its_order() -> None:
     for key in {raw.key for raw in order}:
         mine = [raw.offset for raw in order if raw.key == key]
         assert mine == sorted(mine)
+
+
+def test_a_brokers_clock_that_goes_back_does_not_turn_the_order_round() -> None:
+    log, run = Log(), EXECUTIONS[0]
+    early, late = log.fail(run, "f1"), log.fail(run, "f2")
+    back = replace(late, at_ms=early.at_ms - 3_600_000)
+    assert list(turns([back, early])) == [early, back]
+
+
+@pytest.mark.parametrize("ahead_ms", [3_600_000, 3 * 3_600_000, 25 * 3_600_000])
+@pytest.mark.parametrize("wrong", [FAILURES.name, CHECKPOINTS.name, OPTIONS[Category.TOOL_FAILURE].name, OUTCOMES.name])
+def test_one_brokers_clock_that_is_ahead_moves_nothing(wrong: str, ahead_ms: int) -> None:
+    """The same is said whichever topic's leader is wrong: nothing expires, no command is put off."""
+    log, run = Log(), EXECUTIONS[0]
+    failure = log.fail(run)
+    log.say(CHECKPOINTS.name, CheckpointSaved(tenant_id=run[0], execution_id=run[1], checkpoint=Checkpoint(id="k")))
+    log.offer(run, failure, Strategy.FALLBACK_SERVICE)
+    log.succeed(run)
+    said = []
+    for records in (log.records, [replace(r, at_ms=r.at_ms + ahead_ms * (r.topic == wrong)) for r in log.records]):
+        taken, staged = ledger(), []
+        for record in records:
+            staged.append(taken.stage([record], START_MS + 10))
+            taken.commit(staged[-1])
+        said.append([codec.to_json(r) for s in staged for r in s.emitted if not isinstance(r, RecoveryResult)])
+        assert [r.status for s in staged for r in s.emitted if isinstance(r, RecoveryResult)] == ["success"]
+    assert said[0] == said[1]
 
 
 def test_what_is_kept_is_the_state_itself() -> None:
