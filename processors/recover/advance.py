@@ -9,6 +9,7 @@ from processors.recover import ids
 from processors.recover.choice import Choice, changes, choose
 from processors.recover.ending import ask, asked, close
 from processors.recover.gate import blamed, leans, may_pass, report_command
+from processors.recover.governed import tool_of
 from processors.recover.pauses import hold, in_words, standing
 from processors.recover.persons import Question, Ready, answer_until_ms, pose
 from processors.recover.policy import Policy
@@ -125,7 +126,9 @@ def _decide(turn: Turn, plan: _Plan) -> None:
 
 
 def _pause(turn: Turn, plan: _Plan) -> Pause | None:
+    # Those that failed, and those that the resumed run calls instead.
     tools = [branch.tool for branch, _ in plan.ready]
+    tools += [tool_of(name) for name in leans(turn, plan.ready, plan.choices)]
     strategies = [choice.option.strategy for choice in plan.choices if choice.option]
     return standing(turn.view.pauses, turn.state.tenant_id, tools, strategies)
 

@@ -209,7 +209,7 @@ class Staging:
         return needless
 
     def _event(self, raw: Raw, decoded: codec.Decoded) -> Input:
-        # What was appended in the future was appended by a broker whose clock is wrong; most brokers say that it is now.
+        # Appended in the future: by a broker whose clock is wrong.
         at_ms = min(raw.at_ms, self._now)
         place = Place(topic=raw.topic, partition=raw.partition, offset=raw.offset, at_ms=at_ms)
         match decoded.record:
@@ -321,8 +321,8 @@ def _changelog(key: bytes, value: bytes | None, partition: int) -> Message:
 
 
 def turns(batch: Iterable[Raw]) -> Iterator[Raw]:
-    """The records of a batch, tenants and option categories in turn; each execution's in the order of time, and those of
-    one topic in its order: a broker's clock may go back."""
+    """The records of a batch, tenants and option categories in turn; each execution's in the order of time, those of
+    one topic as they stand there: a broker's clock may go back."""
     lanes: dict[bytes, deque[Raw]] = defaultdict(deque)
     newest: dict[str, int] = defaultdict(int)
     placed: list[tuple[int, int, int, Raw]] = []

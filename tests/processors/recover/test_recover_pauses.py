@@ -66,6 +66,15 @@ def test_what_is_paused_is_held_and_goes_on_when_it_is_resumed(scope: str, targe
     assert result(world).status == "success"
 
 
+def test_nobody_falls_back_to_a_tool_that_is_paused() -> None:
+    world = world_with(pause("tool", "crm-2"))
+    world.offer(world.fail(tool_response=ToolResponse(tool="crm")), FALLBACK, subtype="rate_limit")
+    assert kinds(world) == ["opened", "held"]
+    world.view = View()
+    world.until_due()
+    assert len(world.commands) == 1
+
+
 @pytest.mark.parametrize(
     ("scope", "target"),
     [("tenant", "zeta"), ("tool", "mail"), ("strategy", "fallback_service"), ("tool", ""), ("tenant", "")],
