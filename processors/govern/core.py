@@ -148,16 +148,25 @@ class _Turn:
     def _ask(self, dependency: Dependency, report: DependencyReport) -> Dependency:
         if not report.wanted:
             return dependency
-        self._own.add(dependency.name)
-        waiting = dict(self.waiting.get(dependency.name, {}))
+        waiting = self._waiting(dependency.name)
         for wanted in report.wanted:
             if wanted.recovery_id in waiting or len(waiting) < MAX_WAITING:
                 waiting[wanted.recovery_id] = wanted
-        self.waiting[dependency.name] = waiting
         return dependency
+
+    def _waiting(self, name: str) -> dict[str, Wanted]:
+        """Who waits for `name`, to be changed."""
+        if name not in self._own:
+            self._own.add(name)
+            self.waiting[name] = dict(self.waiting.get(name, {}))
+        return self.waiting[name]
 
     def _hear_of(self, dependency: Dependency, word: PermitWord, policy: Policy) -> Dependency:
         """A word on a permit: of a probe's, the circuit may follow it."""
+        waits = self.waiting.get(dependency.name, {}).get(word.recovery_id)
+        if word.use is PermitUse.RETURNED and waits and waits.attempt <= word.attempt:
+            # After a long outage most of those that began to wait in it may have ended.
+            del self._waiting(dependency.name)[word.recovery_id]
         probe = dependency.probe
         if probe is None or (probe.recovery_id, probe.attempt) != (word.recovery_id, word.attempt):
             return dependency
@@ -329,10 +338,7 @@ class _Turn:
                 expires_at=from_epoch_ms(expires_ms),
             )
         )
-        if name not in self._own:
-            self.waiting[name] = dict(self.waiting[name])
-            self._own.add(name)
-        del self.waiting[name][wanted.recovery_id]
+        del self._waiting(name)[wanted.recovery_id]
         command = Slot(now // SLOT_MS, commands=1)
         self.window = counted(self.window, command)
         self.dependencies[name] = replace(

@@ -166,7 +166,7 @@ def leans(turn: Turn, ready: Ready, choices: list[Choice]) -> tuple[str, ...]:
 
 
 def report_command(turn: Turn, recovery: Recovery, on: tuple[str, ...]) -> tuple[str, ...]:
-    """A command goes out; which of `on` by permit. Permits that it does not use are given back."""
+    """A command goes out; which of `on` by permit."""
     permitted = tuple(name for name in on if _has_permit(turn, recovery, name))
     attempt = recovery.attempt + 1
     for name in permitted:
@@ -174,9 +174,7 @@ def report_command(turn: Turn, recovery: Recovery, on: tuple[str, ...]) -> tuple
     for name in on:
         if name not in permitted:
             _report(turn, name, unpermitted=1)
-    for name, _ in recovery.permits:
-        if name not in permitted:
-            _word(turn, name, recovery.recovery_id, attempt, PermitUse.RETURNED)
+    give_back(turn, recovery, permitted)
     return permitted
 
 
@@ -232,10 +230,13 @@ def report_end(turn: Turn, recovery: Recovery, reason: ResultReason) -> str | No
     return state.incident_id
 
 
-def give_back(turn: Turn, recovery: Recovery) -> None:
-    """The recovery ends without a command for the permits that it has."""
-    for name, _ in recovery.permits:
-        _word(turn, name, recovery.recovery_id, recovery.attempt + 1, PermitUse.RETURNED)
+def give_back(turn: Turn, recovery: Recovery, used: tuple[str, ...] = ()) -> None:
+    """The pending attempt needs no permit but those on `used`: what it has, or waits for, is for others."""
+    hold = recovery.hold
+    asked = (hold.key,) if hold and hold.kind == "permit" else ()
+    for name in dict.fromkeys((*(name for name, _ in recovery.permits), *asked)):
+        if name not in used:
+            _word(turn, name, recovery.recovery_id, recovery.attempt + 1, PermitUse.RETURNED)
 
 
 def _word(turn: Turn, dependency: str, recovery_id: str, attempt: int, use: PermitUse) -> None:

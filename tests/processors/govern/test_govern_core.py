@@ -7,7 +7,7 @@ import itertools
 from govern_world import CRM, POLICIES, SMALL, START_MS, World, report, wanted
 
 from processors.recover.policy import Policies
-from schemas.records import Circuit, IncidentStatus, PermitUse, Unresolved, epoch_ms, from_epoch_ms
+from schemas.records import Circuit, IncidentStatus, PermitUse, PermitWord, Unresolved, epoch_ms, from_epoch_ms
 
 PLENTY = Policies({"default": {**SMALL, "retry_budget_floor": 10_000, "tenant_budget_floor": 10_000}})
 
@@ -101,6 +101,19 @@ def test_a_probe_that_comes_back_unused_is_followed_by_another_at_once() -> None
     world.word(first, PermitUse.RETURNED)
     assert len(world.permits) == 2
     assert world.permits[1].recovery_id != first.recovery_id
+
+
+def test_who_ended_in_the_outage_costs_those_that_wait_nothing() -> None:
+    world = down()
+    gone = tuple(wanted(n, world.now) for n in range(100))
+    world.hear(wanted=gone)
+    world.hear(wanted=(wanted(7777, world.now + 1), wanted(7, world.now, attempt=2)))
+    words = (PermitWord(recovery_id=each.recovery_id, attempt=1, use=PermitUse.RETURNED) for each in gone)
+    world.hear(permits=tuple(words))
+    world.pass_time(2_000)
+    assert [(p.execution_id, p.attempt) for p in world.permits] == [("run-7", 2)]
+    world.word(world.permits[0], PermitUse.RETURNED)
+    assert [p.execution_id for p in world.permits[1:]] == ["run-7777"]
 
 
 def test_each_probe_that_fails_doubles_the_wait() -> None:

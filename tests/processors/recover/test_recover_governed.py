@@ -182,6 +182,16 @@ def test_where_it_is_down_another_service_is_taken_instead_and_the_record_says_w
     assert failed(both_down, BACKOFF, FALLBACK, HUMAN).commands == []
 
 
+@pytest.mark.parametrize("ends", [False, True])
+def test_who_no_longer_waits_says_so(ends: bool) -> None:
+    """Else the governor, oldest first, gives its permits to those that ended in the outage."""
+    world = failed(standing())
+    assert len(reports(world).wanted) == 1
+    world.tick(3 * 3_600_000 if ends else NEWS_MS * 3)
+    assert len(world.commands) == (not ends)
+    assert uses(world) == ["returned"]
+
+
 def test_a_governor_that_fell_silent_holds_nobody() -> None:
     assert len(failed(standing(at_ms=START_MS - NEWS_MS - 1)).commands) == 1
     world = failed(standing())
