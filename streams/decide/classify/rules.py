@@ -10,15 +10,14 @@ A rule says what one form of evidence means:
     status = [429, "520-523"]                    # triggers: HTTP status,
     code = ["-32001"]                            #   protocol or library code, compared as text,
     name_like = ['rate_?limit']                  #   RE2, searched in exception class names and codes,
-    text = ['rate[ _-]?limit']                   #   RE2, searched in messages,
+    text = ['rate[ _-]?limit']                   #   RE2, searched in messages; may span lines,
     when = { protocol = ["mcp"] }                # all must hold: tenant, origin, protocol, status,
                                                  #   seen (rules that spoke)
     unless = { seen = ["quota-words"] }          # none may hold
 
 All patterns ignore case. A status is also found where a message spells it out ("Error code: 429", "HTTP 503"), and a
-name where
-a message shows an exception class or a quoted code. An operator's file has the same form: its rules are added, and one
-of an existing name replaces that one; `when = { tenant = ["acme"] }` makes a rule that of one tenant.
+name where a message shows an exception class or a quoted code. An operator's file has the same form: its rules are
+added, and one of an existing name replaces that one; `when = { tenant = ["acme"] }` makes a rule that of one tenant.
 """
 
 from __future__ import annotations
@@ -196,9 +195,7 @@ class Rules:
         return self._names.match_name(name[:MAX_NAME_CHARS])[0]
 
     def in_text(self, text: bytes) -> tuple[tuple[Rule, ...], bool]:
-        """Rules that find something in this UTF-8 message, in one pass over it, and whether it shows names of
-        errors.
-        """
+        """Rules that find something in this UTF-8 message, and whether it shows names of errors. One pass over it."""
         return self._texts.match(text)
 
 
@@ -327,8 +324,8 @@ def _rule(entry: Mapping[str, Any], order: int) -> Rule:
         source=entry["source"],
         status=_statuses(name, entry.get("status", [])),
         code=frozenset(str(code) for code in entry.get("code", [])),
-        name_like=tuple(entry.get("name_like", ())),
-        text=tuple(entry.get("text", ())),
+        name_like=_patterns(entry, "name_like"),
+        text=_patterns(entry, "text"),
         when=_conditions(name, entry.get("when", {})),
         unless=_conditions(name, entry.get("unless", {})),
         precedence=(_CATEGORY_ORDER.index(category), order),
@@ -338,6 +335,14 @@ def _rule(entry: Mapping[str, Any], order: int) -> Rule:
     if not (rule.status or rule.code or rule.name_like or rule.text):
         raise RuleError(f"rule {name}: nothing triggers it")
     return rule
+
+
+def _patterns(entry: Mapping[str, Any], listed: str) -> tuple[str, ...]:
+    """A pattern may be written on several lines: a line break and the spaces after it mean nothing."""
+    return tuple(
+        "".join(line.lstrip() if at else line for at, line in enumerate(pattern.splitlines()))
+        for pattern in entry.get(listed, ())
+    )
 
 
 _KNOWN: Final[Mapping[str, frozenset[str]]] = {"origin": frozenset(FailureOrigin), "protocol": frozenset(Protocol)}
@@ -388,12 +393,7 @@ def _digest(rules: tuple[Rule, ...]) -> str:
             repr(sorted(rule.status)),
             repr(sorted(rule.code)),
             repr((rule.name_like, rule.text)),
-            repr(
-                [
-                    [sorted(part) for part in (c.tenant, c.origin, c.protocol, c.status, c.seen)]
-                    for c in (rule.when, rule.unless)
-                ]
-            ),
+            repr([rule.when.sorted(), rule.unless.sorted()]),
         )
         digest.update("\x1f".join(parts).encode() + b"\x1e")
     return digest.hexdigest()[:16]

@@ -77,6 +77,17 @@ def test_a_rule_that_cannot_be_used_is_refused_by_name(change: dict[str, Any], w
         compile_rules([{"rule": [{**RULE, **change}]}])
 
 
+def test_a_pattern_may_be_written_on_several_lines(tmp_path: Path) -> None:
+    own = tmp_path / "tenant.toml"
+    own.write_text(
+        "[[rule]]\nname = 'x'\nverdict = 'tool_failure/timeout'\nstrength = 80\nsource = 'here'\n"
+        "text = [\n  '''ledger (is closed|\n    was closed)''',\n]\n"
+    )
+    rules = load_rules(own)
+    assert classify(error("the ledger was closed"), rules).rule == "x"
+    assert rules.rules[-1].text == ("ledger (is closed|was closed)",)
+
+
 @pytest.mark.parametrize("document", [{"rules": []}, {"rule": {}}, {"rule": ["x"]}])
 def test_a_file_of_another_form_is_refused(document: dict[str, Any]) -> None:
     with pytest.raises(RuleError):
