@@ -43,6 +43,8 @@ class Changelog:
         self.ledger = ledger
         self.count = 0
         """Records read."""
+        self._unreadable: dict[bytes, str] = {}
+        """Keys whose newest record the ledger could not take, and why."""
         self._read = 0
         """The offset up to which all is in the ledger."""
         self._partition = TopicPartition(role.state.name, partition)
@@ -77,6 +79,10 @@ class Changelog:
         self._read_to(self._stable_end(admin, stopped), stopped)
         if stopped():
             raise DoubtError("stopped")
+        if self._unreadable:
+            # To go on would lose a recovery, to die of it stop the other partitions too. A tombstone ends it.
+            key, why = next(iter(self._unreadable.items()))
+            raise DoubtError(f"the changelog holds {len(self._unreadable)} unreadable records; of {key!r}: {why}")
 
     def close(self) -> None:
         """Leave the broker alone; the ledger stays."""
@@ -104,13 +110,21 @@ class Changelog:
             for message in (first, *self._consumer.consume(1000, 0)):
                 error, offset = message.error(), message.offset() or 0
                 if error is None:
-                    self.ledger.restore(message.key() or b"", message.value())
+                    self._take(message.key() or b"", message.value())
                     self.count += 1
                     self._read = offset + 1
                 elif error.code() == KafkaError._PARTITION_EOF:
                     self._read = max(offset, self._read)
                 else:
                     raise KafkaException(error)
+
+    def _take(self, key: bytes, value: bytes | None) -> None:
+        self._unreadable.pop(key, None)
+        try:
+            self.ledger.restore(key, value)
+        except ValueError as error:
+            if value is not None:
+                self._unreadable[key] = str(error)
 
 
 def ends(admin: AdminClient, asked: list[TopicPartition], isolation: IsolationLevel) -> dict[TopicPartition, int]:

@@ -43,7 +43,10 @@ class Ledger:
     def restore(self, key: bytes, value: bytes | None) -> None:
         """Take one record of the changelog. Raises ValueError where it cannot be read."""
         if key == APPLIED_KEY:
-            self.applied = {} if value is None else orjson.loads(value)
+            applied = {} if value is None else orjson.loads(value)
+            if not isinstance(applied, dict):
+                raise ValueError("no positions")
+            self.applied = applied
         else:
             self._put(key.decode(), value)
 
@@ -55,16 +58,17 @@ class Ledger:
         return renewed
 
     def _put(self, key: str, value: bytes | None) -> None:
+        after = None if value is None else header(value)
         before = self.states.get(key)
         if before is not None:
             _, was_open, was_pending, was_held = header(before)
             self.open -= was_open
             self.pending -= was_pending
             self.held -= was_held
-        if value is None:
+        if value is None or after is None:
             self.states.pop(key, None)
             return
-        due_ms, is_open, is_pending, is_held = header(value)
+        due_ms, is_open, is_pending, is_held = after
         self.states[key] = value
         self.open += is_open
         self.pending += is_pending

@@ -217,6 +217,8 @@ def decode(data: bytes) -> Execution:
 
 
 def header(data: bytes) -> tuple[int, bool, bool, bool]:
-    """(due_ms, open, pending, held) of a changelog record, without parsing it."""
+    """(due_ms, open, pending, held) of a changelog record, without parsing it. Raises ValueError where it has none."""
+    if len(data) < _HEADER.size:
+        raise ValueError(f"a state of {len(data)} bytes")
     _, flags, due_ms = _HEADER.unpack_from(data)
     return due_ms, bool(flags & _OPEN), bool(flags & _PENDING), bool(flags & _HELD)

@@ -133,7 +133,7 @@ def test_what_could_not_be_read_ahead_is_read_by_the_takeover(ours: Settings, mo
 
     def fails(ledger: Ledger, key: bytes, value: bytes | None) -> None:
         if key == b"t/half-5":
-            raise ValueError("unreadable")
+            raise RuntimeError("interrupted")
         restore(ledger, key, value)
 
     with monkeypatch.context() as patch:
@@ -141,6 +141,32 @@ def test_what_could_not_be_read_ahead_is_read_by_the_takeover(ours: Settings, mo
         writer.read_ahead(admin, lambda: False)
     writer.take_over(admin, lambda: False)
     assert {f"t/half-{n}" for n in range(10)} <= writer.ledger.states.keys()
+    writer.discard()
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [(b"t/poison", b"\x01"), (b"t/\xff", b"x" * 20), (b"@applied", b"["), (b"@applied", b"[]")]
+)
+def test_what_is_unreadable_in_the_changelog_is_a_doubt_until_its_key_is_readable(
+    ours: Settings, key: bytes, value: bytes
+) -> None:
+    """It ends no process: the other partitions go on."""
+    app = ours.model_copy(update={"app": "poisoned"})
+    admin, producer = AdminClient(app.kafka()), Producer(app.producer())
+
+    def write(value: bytes | None) -> None:
+        producer.produce(RECOVER_STATE.name, value, key, partition=0)
+        assert producer.flush(10) == 0
+
+    writer = Writer(app, 0, app.partitions, Policies.load())
+    write(value)
+    try:
+        writer.read_ahead(admin, lambda: False)
+        with pytest.raises(DoubtError, match="unreadable"):
+            writer.take_over(admin, lambda: False)
+    finally:
+        write(None)
+    writer.take_over(admin, lambda: False)
     writer.discard()
 
 
