@@ -21,7 +21,7 @@ class PolicyFile:
         """`path` None: the policy that ships. Raises PolicyError."""
         self._path = path
         # Before it is read: what is written in between is seen as a change.
-        self._read_ns = self._changed_ns()
+        self._read_ns = self._seen_ns = self._changed_ns()
         self.policies = Policies.load(path)
         self._looked_s = time.monotonic()
 
@@ -30,8 +30,10 @@ class PolicyFile:
         if time.monotonic() - self._looked_s < _EVERY_S:
             return False
         self._looked_s = time.monotonic()
-        changed_ns = self._changed_ns()
-        if changed_ns in (0, self._read_ns):
+        changed_ns, seen_ns = self._changed_ns(), self._seen_ns
+        self._seen_ns = changed_ns
+        # Half of a file is a policy too, one that forbids less: what is still being written is not read.
+        if changed_ns in (0, self._read_ns) or changed_ns != seen_ns:
             return False
         self._read_ns = changed_ns
         try:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 from recover_world import World, option
 
+from processors.recover import reload
 from processors.recover.policy import Policies, Policy, PolicyError
+from processors.recover.reload import PolicyFile
 from schemas.records import Strategy
 
 KEY = "MCowBQYDK2VwAyEAMCowBQYDK2VwAyEAMCowBQYDK2U="
@@ -112,3 +115,21 @@ def test_what_a_policy_forbids_is_not_done_and_said(
     (command,) = world.commands
     assert command.strategy == "fallback_service"
     assert (command.decision.candidates[0].eligible, command.decision.candidates[0].why) == (False, why)
+
+
+def test_a_file_that_is_still_being_written_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An editor empties it first, and an empty file is a policy that forbids nothing."""
+    monkeypatch.setattr(reload, "_EVERY_S", 0)
+    path = tmp_path / "policy.toml"
+    whole = "[default]\nmax_attempts = 2\napprove_strategies = ['model_upgrade']\n"
+    path.write_text(whole)
+    file = PolicyFile(path)
+    steps = ("", "[default]\n", "[default]\nmax_attempts = 2\n", whole + "min_confidence = 0.5\n")
+    for moment, text in enumerate(steps, 1):
+        path.write_text(text)
+        os.utime(path, ns=(moment, moment))
+        assert not file.look()
+        assert file.policies.of("acme", None, None).approve_strategies
+    assert file.look()
+    assert file.policies.of("acme", None, None).min_confidence == 0.5
+    assert not file.look()
