@@ -22,7 +22,7 @@ GOVERN: Final = Role(
     ledger=Book,
     observe=observe,
     forget=forget,
-    watch=lambda _: ({}, NOTHING),
+    watch=lambda *_: ({}, NOTHING),
 )
 
 

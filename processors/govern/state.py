@@ -4,6 +4,7 @@ those who wait ask again."""
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -160,11 +161,12 @@ def said(tenant_id: str, dependency: Dependency, now: int) -> DependencyState:
 
 def remembered(state: DependencyState) -> Dependency:
     """What `said` was told. Memory that this release cannot read is made of what everybody can."""
-    try:
-        return _MEMORY.validate_json(state.memory)
-    except ValueError:
-        circuit = state.circuit if state.circuit is not Circuit.UNKNOWN else Circuit.CLOSED
-        return Dependency(name=state.dependency, circuit=circuit, epoch=state.epoch)
+    with suppress(ValueError):
+        known = _MEMORY.validate_json(state.memory)
+        if known.circuit is not Circuit.UNKNOWN:
+            return known
+    circuit = state.circuit if state.circuit is not Circuit.UNKNOWN else Circuit.CLOSED
+    return Dependency(name=state.dependency, circuit=circuit, epoch=state.epoch)
 
 
 def restored(tenant_id: str, states: Iterable[DependencyState]) -> Tenant:

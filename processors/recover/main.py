@@ -94,7 +94,7 @@ class Worker:
             stop,
             role,
         )
-        takers, self._view = role.watch(lambda: policy.policies)
+        takers, self._view = role.watch(lambda: policy.policies, self._clock.now_ms)
         self._broadcast = Broadcast(settings, f"{name}-broadcast", takers)
         self._barrier_s = 0.0
 

@@ -56,12 +56,13 @@ class Role:
     ledger: Callable[[int, int, Policies], Kept]
     observe: Callable[[Writer, Any, int], None]
     forget: Callable[[Writer], None]
-    watch: Callable[[Callable[[], Policies]], tuple[dict[Topic, Take], View]]
-    """The topics that it reads whole, who takes their records, and the view of it; by the policies of now."""
+    watch: Callable[[Callable[[], Policies], Callable[[], int]], tuple[dict[Topic, Take], View]]
+    """The topics that it reads whole, who takes their records, and the view of it; by the policies, and the time in
+    epoch ms, of now."""
 
 
-def _watch(policies: Callable[[], Policies]) -> tuple[dict[Topic, Take], View]:
-    standings, pauses = Standings(), Pauses(policies, _refused_pause)
+def _watch(policies: Callable[[], Policies], now: Callable[[], int]) -> tuple[dict[Topic, Take], View]:
+    standings, pauses = Standings(now), Pauses(policies, _refused_pause)
     # Its parts change while it is polled, and never during a transaction.
     view = View(dependencies=standings.known, pauses=pauses.known)
     return {DEPENDENCIES: standings.take, OPERATOR_PAUSES: pauses.take}, view

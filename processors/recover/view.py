@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
 from schemas import codec
-from schemas.records import DependencyState, Pause
+from schemas.records import Circuit, DependencyState, Pause, epoch_ms
 from schemas.topics import DEPENDENCIES
 
 
@@ -17,7 +17,7 @@ class Standing:
 
     state: DependencyState
     at_ms: int
-    """Broker's time of it."""
+    """When, in epoch ms, and never in the future."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,17 +46,26 @@ class View:
 NOTHING: Final = View()
 
 
-class Standings:
-    """The newest word on each dependency: a fold of the governor's broadcast."""
+_WELL: Final = frozenset({Circuit.CLOSED, Circuit.UNKNOWN})
 
-    def __init__(self) -> None:
+
+class Standings:
+    """The newest word on each dependency that is not well: a fold of the governor's broadcast."""
+
+    def __init__(self, now: Callable[[], int]) -> None:
+        """`now`: our own clock, in epoch ms."""
         self.known: dict[str, Standing] = {}
+        self._now = now
 
     def take(self, key: bytes, value: bytes | None, at_ms: int) -> None:
         """One record of it; `value` None: all is well with what `key` names. Never raises."""
         decoded = codec.decode(DEPENDENCIES.name, value) if value else None
-        if isinstance(decoded, codec.Decoded) and isinstance(decoded.record, DependencyState):
-            self.known[decoded.record.dependency] = Standing(decoded.record, at_ms)
+        record = decoded.record if isinstance(decoded, codec.Decoded) else None
+        if isinstance(record, DependencyState) and record.circuit not in _WELL:
+            spared = record.model_copy(update={"memory": ""})
+            # Its broker's clock may be wrong, or ours behind the governor's; old by both it is old.
+            said_ms = min(max(at_ms, epoch_ms(record.said_at)), self._now())
+            self.known[record.dependency] = Standing(spared, said_ms)
         else:
             # Not even what cannot be read may go on saying what was true once.
             self.known.pop(key.decode(errors="replace"), None)

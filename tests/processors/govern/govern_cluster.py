@@ -70,7 +70,9 @@ class Cluster:
 
     def __post_init__(self) -> None:
         self.ledgers = [Ledger(n, PARTITIONS, self.policies) for n in range(PARTITIONS)]
-        self.views: list[tuple[Standings, dict[str, Allowance]]] = [(Standings(), {}) for _ in range(PARTITIONS)]
+        self.views: list[tuple[Standings, dict[str, Allowance]]] = [
+            (Standings(lambda: self.now), {}) for _ in range(PARTITIONS)
+        ]
         self.book = Book(0, 1, self.policies)
         self.broadcast: dict[bytes, bytes | None] = {}
         self._inboxes: list[list[Raw]] = [[] for _ in range(PARTITIONS)]

@@ -56,9 +56,10 @@ def test_a_tombstone_and_what_cannot_be_read_are_as_if_nothing_had_been_said() -
         assert book.next_due_ms is None
 
 
-def test_memory_of_another_release_is_forgotten_and_the_circuit_kept() -> None:
+@pytest.mark.parametrize("memory", ["{?", f'{{"name":"{CRM}","circuit":"melted"}}'])
+def test_memory_of_another_release_is_forgotten_and_the_circuit_kept(memory: str) -> None:
     state = DependencyState(
-        tenant_id="acme", dependency=CRM, circuit=Circuit.OPEN, epoch=7, said_at=from_epoch_ms(START_MS), memory="{?"
+        tenant_id="acme", dependency=CRM, circuit=Circuit.OPEN, epoch=7, said_at=from_epoch_ms(START_MS), memory=memory
     )
     book = Book(3, 4, POLICIES)
     book.restore(CRM.encode(), codec.to_avro(state))

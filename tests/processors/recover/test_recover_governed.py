@@ -12,7 +12,8 @@ from processors.recover.events import PermitRead, Place
 from processors.recover.governed import NEWS_MS, charged, dependency_of, merged, policy_of
 from processors.recover.policy import Policies
 from processors.recover.state import Branch
-from processors.recover.view import Allowance, Standing, View
+from processors.recover.view import Allowance, Standing, Standings, View
+from schemas import codec
 from schemas.records import (
     Category,
     Circuit,
@@ -197,6 +198,33 @@ def test_a_governor_that_fell_silent_holds_nobody() -> None:
     world = failed(standing())
     world.tick(40_000)
     assert len(world.commands) == 1
+
+
+@pytest.mark.parametrize(("appended", "said"), [(-1, 0), (0, 0), (1, 0), (0, -1), (0, 1), (1, 1)])
+def test_one_wrong_clock_makes_no_governor_silent_and_keeps_none_alive(appended: int, said: int) -> None:
+    """Hours by which the broker's, and the governor's, is off."""
+    state = standing(at_ms=START_MS + said * 3_600_000).dependencies[CRM].state
+    standings = Standings(lambda: START_MS)
+    standings.take(CRM.encode(), codec.to_avro(state), START_MS + appended * 3_600_000)
+    view = View(dependencies=standings.known)
+    assert failed(view).commands == []
+    world = failed(view)
+    world.tick(40_000)
+    assert len(world.commands) == 1
+
+
+def test_of_what_is_well_nothing_is_kept_and_of_the_rest_what_holds() -> None:
+    standings = Standings(lambda: START_MS)
+    for circuit in Circuit:
+        for n in range(10):
+            name = f"{TENANT}/tool:{circuit}-{n}"
+            state = standing(circuit, dependency=name).dependencies[name].state
+            standings.take(name.encode(), codec.to_avro(state.model_copy(update={"memory": "m" * 1000})), 0)
+    assert len(standings.known) == 30
+    assert {len(each.state.memory) for each in standings.known.values()} == {0}
+    well = standing(Circuit.CLOSED, dependency=f"{TENANT}/tool:open-1").dependencies[f"{TENANT}/tool:open-1"].state
+    standings.take(well.key.encode(), codec.to_avro(well), 0)
+    assert len(standings.known) == 29
 
 
 def test_holding_counts_in_the_time_of_the_recovery() -> None:
