@@ -33,6 +33,8 @@ from schemas.records import (
 DEFAULT_PARTITIONS: Final = 4
 _KIB: Final = 1024
 _DAY_MS: Final = 24 * 3600 * 1000
+MAX_BATCH_BYTES: Final = 1024 * _KIB
+"""Of records that a worker writes at once to one partition of a topic that is not the agents'."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,10 +58,15 @@ class Topic:
         return self.retention_ms is None
 
     @property
+    def max_batch_bytes(self) -> int:
+        """What the broker takes at once: it measures nothing else. The size of one record of ours the workers check."""
+        return self.max_message_bytes if self.from_agents else max(self.max_message_bytes, MAX_BATCH_BYTES)
+
+    @property
     def config(self) -> dict[str, str]:
         """Topic configuration, as CreateTopics takes it."""
         config = {
-            "max.message.bytes": str(self.max_message_bytes),
+            "max.message.bytes": str(self.max_batch_bytes),
             # Deadlines and order are by the broker's clock: an agent's clock may be off by hours.
             "message.timestamp.type": "LogAppendTime",
         }

@@ -27,6 +27,7 @@ from confluent_kafka import Consumer, KafkaError, Message, Producer, TopicPartit
 
 from ops.bench.load import message
 from ops.runtime.settings import Settings
+from processors.recover.writer import LINGER_MS
 from schemas.records import Category
 from schemas.topics import COMMANDS, FAILURES, OPTION_TOPICS, OPTIONS
 
@@ -113,9 +114,10 @@ def _collect(
             **{"group.id": f"{settings.app}-collect", "isolation.level": "read_committed", "enable.auto.commit": False}
         )
     )
-    names = [COMMANDS.name, *(topic.name for topic in OPTION_TOPICS)]
-    # Nothing of this run's prefix is there yet, so the beginning is as good as the end.
-    consumer.assign([TopicPartition(name, p, 0) for name in names for p in range(settings.partitions)])
+    # Nothing of this run's prefix is there yet, so the beginning is as good as the end. One partition tells of the
+    # first hop: to read them all would cost the broker as much as a worker does.
+    commands = [TopicPartition(COMMANDS.name, p, 0) for p in range(settings.partitions)]
+    consumer.assign([*commands, *(TopicPartition(topic.name, 0, 0) for topic in OPTION_TOPICS)])
     reading.set()
     while not ended.is_set():
         if (record := consumer.poll(0.1)) is not None and record.error() is None:
@@ -206,7 +208,8 @@ def stage2(settings: Settings) -> None:
             }
         )
     )
-    producer = Producer(settings.producer(**{"transactional.id": f"{settings.app}-relay"}))
+    # As recover's: with the records of a transaction sent one by one its thread would spin.
+    producer = Producer(settings.producer(**{"transactional.id": f"{settings.app}-relay", "linger.ms": LINGER_MS}))
     producer.init_transactions()
     consumer.subscribe([_MIDDLE])
     while True:

@@ -115,7 +115,7 @@ class Settings(BaseSettings):
                 "partitioner": "murmur2_random",
                 "linger.ms": 0,
                 # A topic's max.message.bytes bounds the batch, and the broker refuses all records of one that is
-                # larger. The smallest limit of a topic that is written in batches is 64 KiB.
+                # larger. The smallest of them is 64 KiB, an agents' topic's.
                 "batch.size": 48 * 1024,
                 # Transactions otherwise wait 100 ms for the coordinator's CONCURRENT_TRANSACTIONS to pass.
                 "retry.backoff.ms": 2,

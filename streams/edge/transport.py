@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, cast
@@ -32,6 +33,12 @@ FETCH_S: Final = 0.05
 FETCH_MAX_WAIT_MS: Final = 100
 """How long the broker may hold a fetch. aiokafka has one fetch in flight per broker, without the partitions whose
 records are still unread: those wait for it. Stock: 1,500."""
+BUSY_PER_S: Final = 300
+"""Records read, over the last tenth of a second: from there on each fetch waits for more of them."""
+_BUSY_OVER_S: Final = 0.1
+_BUSY_WAIT_MS: Final = 8
+_BUSY_MIN_BYTES: Final = 1024 * 1024
+"""More than comes meanwhile."""
 MAX_PENDING: Final = 4_000
 """Records of a partition that are here and not done, before no more are fetched."""
 _FULL_S: Final = 0.002
@@ -71,6 +78,8 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
     """aiokafka's consumer on a thread and loop of its own, read-committed."""
 
     Worker = _Daemon
+    _pace = (0.0, 0.0)
+    """(records read, each worth less the longer ago it was; when the last were)"""
 
     def _create_worker_consumer(self, transport: Any) -> aiokafka.AIOKafkaConsumer:
         # Recovery of tables needs Faust's own assignor: it places changelogs with their topics.
@@ -118,6 +127,7 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         ours = cast(Consumer, self.consumer)
         epoch = ours.epoch
         records = await super()._fetch_records(consumer, active_partitions, timeout, max_records)
+        self._set_pace(consumer._fetcher, sum(map(len, records.values())))
         if epoch != ours.epoch:
             # The flow was stopped meanwhile, so nobody takes these. Nothing may await between taking and giving
             # back: Faust's own seek to the committed offset runs on this loop too, and may have come before.
@@ -126,6 +136,17 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
                     consumer.seek(tp, taken[0].offset)
             return {}
         return records
+
+    def _set_pace(self, fetcher: Any, read: int) -> None:
+        # A thousand records a second that come one by one are a thousand fetches, each of which costs the broker, this
+        # worker, and who reads what it writes as much as many records.
+        count, last_s = self._pace
+        now_s = self.thread_loop.time()
+        count = count * math.exp((last_s - now_s) / _BUSY_OVER_S) + read
+        self._pace = count, now_s
+        busy = count >= BUSY_PER_S * _BUSY_OVER_S
+        fetcher._fetch_max_wait_ms = _BUSY_WAIT_MS if busy else FETCH_MAX_WAIT_MS
+        fetcher._fetch_min_bytes = _BUSY_MIN_BYTES if busy else 1
 
     async def seek_to_committed(self) -> Mapping[TP, int]:
         """As Faust's; a partition without a committed offset is sought to its beginning, not left where it is."""

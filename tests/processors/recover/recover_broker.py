@@ -21,6 +21,7 @@ from schemas.records import (
     Category,
     Checkpoint,
     Classification,
+    ErrorInfo,
     Event,
     FailureEvent,
     Option,
@@ -71,11 +72,15 @@ class Load:
     def run(self, n: int) -> str:
         return f"run-{n}"
 
-    def fail(self, runs: range, *, partition: int | None = None, offer: bool = True) -> None:
-        """One failure for each run, and options for it."""
+    def fail(self, runs: range, *, partition: int | None = None, offer: bool = True, text: str = "") -> None:
+        """One failure for each run, which says `text`, and options for it."""
         for n in runs:
             record = FailureEvent(
-                tenant_id=self.tenant, execution_id=self.run(n), failure_id="f1", checkpoint=Checkpoint(id="c")
+                tenant_id=self.tenant,
+                execution_id=self.run(n),
+                failure_id="f1",
+                checkpoint=Checkpoint(id="c"),
+                error=ErrorInfo(message=text),
             )
             message = codec.encode(FAILURES, record, source="test")
             extra = {} if partition is None else {"partition": partition}

@@ -186,6 +186,16 @@ def test_failures_in_the_wrong_partition_are_passed_on_and_served(
     assert len([d for d in reader.records[DISPOSITIONS.name] if d.kind == "forwarded"]) == len(wrong) > 0
 
 
+def test_records_that_are_passed_on_are_sent_in_batches_that_their_topic_takes(
+    start, load: Load, reader: Reader, tmp_path: Path
+) -> None:  # type: ignore[no-untyped-def]
+    load.fail(range(80), partition=0, offer=False, text="x" * (FAILURES.max_message_bytes // 10))
+    start()
+    eventually(lambda: len([d for d in reader.of(DISPOSITIONS.name) if d.kind == DispositionKind.OPENED]) >= 80)
+    assert {d.kind for d in reader.records[DISPOSITIONS.name]} == {DispositionKind.OPENED, DispositionKind.FORWARDED}
+    assert "too large" not in (tmp_path / "worker-0.log").read_text()
+
+
 def test_unequal_partition_counts_are_refused_at_start(ours: Settings, start) -> None:  # type: ignore[no-untyped-def]
     from confluent_kafka.admin import NewPartitions
 
