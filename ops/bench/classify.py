@@ -36,8 +36,7 @@ from typing import Any, Final
 from ops.bench.classify_cost import print_costs
 from schemas.records import NATURAL, Category, Classification, FailureEvent, FailureOrigin, Protocol, parse_json_text
 from streams.decide.classify import Rules, classify, load_rules
-
-TRANSIENT: Final = frozenset({"rate_limit", "timeout", "service_unavailable", "network_error"})
+from streams.decide.classify.errors import TRANSIENT
 
 _CLIENTS_OF_TOOLS: Final = [
     "requests",

@@ -13,6 +13,12 @@ from schemas.records import Category, EvidenceSource, FailureEvent
 from streams.decide.classify.evidence import Level, levels, origin_of, protocol_of
 from streams.decide.classify.rules import Conditions, Rule, Rules, names_in
 
+TRANSIENT: Final = frozenset({"rate_limit", "timeout", "service_unavailable", "network_error"})
+"""What waiting or repeating may cure. To take one of these for a lasting cause, or the reverse, does harm."""
+_STRONG: Final = 70
+"""Weight of evidence that is specific: a code, a status that tells, or words for one cause."""
+CLEAR_LEAD: Final = 8
+"""Lead in weight over the next different verdict below which a verdict is less sure."""
 _BONUS: Final = {EvidenceSource.STRUCTURED: 8, EvidenceSource.CLASS_NAME: 4, EvidenceSource.MESSAGE: 0}
 _DEPTH_BONUS: Final = 2
 _MAX_DEPTH_BONUS: Final = 6
@@ -50,7 +56,48 @@ def findings(event: FailureEvent, rules: Rules) -> list[Finding]:
         if own and (own[0].source is not EvidenceSource.MESSAGE or own[0] is found[0]):
             return own
         found = [finding for finding in found if finding.rule.category is not Category.NONE]
-    return found
+    return _innermost_first(found)
+
+
+def transience_rival(found: list[Finding]) -> Finding | None:
+    """The strongest that says of transience the opposite of the decisive one, tool and limits alone considered."""
+    if not found or not _of_a_call(found[0]):
+        return None
+    passing = found[0].rule.subtype in TRANSIENT
+    return next((item for item in found if _of_a_call(item) and (item.rule.subtype in TRANSIENT) != passing), None)
+
+
+def torn(found: list[Finding]) -> bool:
+    """Whether equal evidence says that waiting helps and that it never will: then nothing is said."""
+    rival = transience_rival(found)
+    if rival is None or rival.weight < found[0].weight or rival.level != found[0].level:
+        return False
+    return _rules_for(found, rival) >= _rules_for(found, found[0])
+
+
+def agreeing(found: list[Finding]) -> int:
+    """How many rules speak for the decisive verdict."""
+    return _rules_for(found, found[0])
+
+
+def _rules_for(found: list[Finding], finding: Finding) -> int:
+    return len({item.rule.name for item in found if item.verdict == finding.verdict})
+
+
+def _of_a_call(finding: Finding) -> bool:
+    return finding.rule.category in (Category.TOOL_FAILURE, Category.PERFORMANCE)
+
+
+def _innermost_first(found: list[Finding]) -> list[Finding]:
+    """Where a deeper cause is specific and of the other transience, it decides: a wrapper knows less. Not a status: 429
+    is a rate or a quota, 503 wraps anything. Nor where the wrapper says far more.
+    """
+    rival = transience_rival(found)
+    if rival is None or rival.rule.status or rival.level <= found[0].level:
+        return found
+    if rival.weight < max(_STRONG, found[0].weight - CLEAR_LEAD):
+        return found
+    return [rival, *(item for item in found if item is not rival)]
 
 
 def _precedence(finding: Finding) -> tuple[int, tuple[int, int]]:
@@ -84,6 +131,9 @@ def _read_text(level: Level, rules: Rules, path: str) -> Iterator[Finding]:
     yield from _found(said, EvidenceSource.MESSAGE, level, path, level.text)
     if shows_names:
         for name in names_in(text):
+            yield from _found(
+                rules.by_code.get(name.lower(), ()), EvidenceSource.CLASS_NAME, level, path, name, deeper=1
+            )
             yield from _found(rules.in_name(name), EvidenceSource.CLASS_NAME, level, path, name, deeper=1)
 
 

@@ -29,7 +29,10 @@ def may_have_executed(event: FailureEvent, subtype: str) -> bool:
 _LASTING: Final = re2.compile(
     r"(?i)certificate|\bcert_|_cert\b|err_cert|self.signed|\bx509|pkix path|wrong.version.number|unknown protocol|"
     r"unsupported protocol|hostname.{0,20}(mismatch|doesn.t match)|err_ssl_(version|protocol)|"
-    r"http response to https|unknown ca\b"
+    r"http response to https|unknown ca\b|look like a tls|legacy renegotiation|no (shared|common|protocols?|cipher)|"
+    r"unsupported_cert|unable_to_(verify|get)|depth_zero|ssl_error_(rx_record|no_c|unsupported|bad)|sec_error_|"
+    r"(alert|handshake).{0,24}(protocol version|bad certificate|inappropriate|insufficient security)|"
+    r"plain (text )?http|packet length too long|record overflow|ssl_version_or_cipher"
 )
 _DONE_ALREADY: Final = re2.compile(
     r"(?i)already|duplicate|unique|eexist|e11000|\b23505\b|file exists|entity exists|same parameters|"

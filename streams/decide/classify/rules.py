@@ -56,6 +56,8 @@ NAME_FORMS: Final = (
     r"\bStatusCode\.[A-Z_]{2,30}",
     r"\[type=[a-z_]{2,60}",
     r"\b(?:ERR_[A-Z_]{3,40}|E[A-Z]{4,14}|[A-Z]{3,16}_[A-Z_]{3,40})\b",
+    r"\bSQLSTATE(?:\[|=|: ?| )[0-9A-Z]{5}\b",
+    r"\b(?:error|code|reason): [a-z]{2,24}(?:_[a-z]{2,24}){1,5}\b",
 )
 """Where a message shows the name of an exception class or an error code."""
 _NAME: Final = re2.compile(("(?:" + "|".join(NAME_FORMS) + ")").encode())
@@ -67,7 +69,7 @@ def names_in(text: bytes) -> list[str]:
     found: dict[str, None] = {}
     for match in _NAME.finditer(text):
         token = match.group(0).decode(errors="replace").rstrip("\"'")
-        for separator in ('"', "'", "=", "."):
+        for separator in ('"', "'", "=", ".", "[", " "):
             token = token.rpartition(separator)[2]
         found[token] = None
         if len(found) == _MAX_NAMES:
@@ -114,7 +116,6 @@ SUBTYPES: Final[Mapping[Category, frozenset[str]]] = {
     Category.UNCLASSIFIED: frozenset({"unknown"}),
 }
 """The taxonomy: every subtype a verdict may carry."""
-
 
 _CATEGORY_ORDER: Final = (
     Category.NONE,

@@ -15,7 +15,7 @@ import orjson
 
 from schemas.records import Category, Classification, Evidence, EvidenceSource, FailureEvent, Severity, parse_json_text
 from streams.decide.classify.constraints import Checked, check
-from streams.decide.classify.errors import Finding, findings
+from streams.decide.classify.errors import CLEAR_LEAD, Finding, agreeing, findings, torn, transience_rival
 from streams.decide.classify.evidence import origin_of
 from streams.decide.classify.execution import by_a_person, lasting, may_have_executed
 from streams.decide.classify.logic import Flaw, Judgement, flaws
@@ -34,8 +34,6 @@ _MAX_EVIDENCE: Final = 8
 _MAX_DETAILS_BYTES: Final = 32_768
 _READ_CHARS: Final = 2_048
 _TELLING: Final = 70
-_CLEAR_LEAD: Final = 8
-"""Lead in weight over the next different verdict below which a verdict is less sure."""
 _CALL_TIMEOUT: Final = (Category.TOOL_FAILURE, "timeout")
 _NOTHING: Final = Checked([])
 
@@ -46,6 +44,8 @@ def classify(event: FailureEvent, rules: Rules | None = None, judgements: Sequen
     `judgements` are a Verifier's, where one is plugged in (see logic).
     """
     said = findings(event, rules or built_in())
+    if torn(said):
+        said = []
     if said and said[0].rule.category is Category.NONE:
         exceeded = [] if by_a_person(event, said[0].text) else overruns(event)
         return _of_overruns(exceeded) if exceeded else _of_error(event, said)
@@ -182,17 +182,20 @@ def _error_evidence(said: list[Finding]) -> tuple[Evidence, ...]:
 
 
 def _confidence(said: list[Finding]) -> float:
-    """Shares of right verdicts on 618 errors that were labelled before any rule saw them (0.97 of 407, 0.87 of 111, 0.7
-    of 8 and 0.6 of 7, in their order), rounded down; by weight and by the lead over a rival verdict.
+    """Shares of right verdicts on 390 errors of registries and catalogues that were labelled before any rule saw them,
+    rounded down: 0.96 of 122 where two rules or more agree and no rival is near, 0.81 of 121 where one speaks alone,
+    0.74 of 27 where what is near says the opposite of waiting, 0.3 of 14 of the weakest. On commoner errors each is
+    higher.
     """
     weight = said[0].weight
+    if weight < SPECIFIC:
+        return 0.4
     rival = next((item.weight for item in said if item.verdict != said[0].verdict), 0)
-    close = weight - rival < _CLEAR_LEAD
-    if weight >= _TELLING:
-        return 0.85 if close else 0.95
-    if weight >= SPECIFIC:
-        return 0.6 if close else 0.85
-    return 0.5
+    other = transience_rival(said)
+    if other is not None and weight - other.weight < 2 * CLEAR_LEAD:
+        return 0.7
+    clear = weight >= _TELLING and weight - rival >= CLEAR_LEAD
+    return 0.95 if clear and agreeing(said) > 1 else 0.8
 
 
 def _counterfactual(said: list[Finding]) -> str:

@@ -19,6 +19,8 @@ SAMPLES = (
     "errors_collected",
     "errors_blind",
     "errors_vocabulary",
+    "errors_sealed",
+    "errors_surveyed",
 )
 MIN_ANSWERED = 0.98
 MIN_RIGHT_OF_ANSWERED = 0.98
