@@ -13,6 +13,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from schemas.records.base import WireEnum, epoch_ms
+from schemas.records.failure import Checkpoint
 from schemas.records.operator import OperatorAction, Pause
 from schemas.records.result import Proposal
 
@@ -20,6 +21,10 @@ Signed = OperatorAction | Pause
 T = TypeVar("T", OperatorAction, Pause)
 _SIGNATURE: Final = "signature"
 _KEY_BYTES: Final = 32
+_FIELD: Final = 2**255 - 19
+_ORDER_8: Final = int("7a03ac9277fdc74ec6cc392cfa53202a0f67100d760b3cba4fd84d3d706a17c7", 16)
+_SMALL_ORDER: Final = frozenset({0, 1, _FIELD - 1, _ORDER_8, _FIELD - _ORDER_8})
+"""The y of the points whose order divides the cofactor: under such a key anybody can sign, and OpenSSL takes it."""
 
 
 def signed_bytes(record: Signed) -> bytes:
@@ -79,6 +84,8 @@ def public_key(text: str) -> Ed25519PublicKey:
         raise ValueError("not base64") from error
     if len(data) != _KEY_BYTES:
         raise ValueError(f"{len(data)} bytes; an Ed25519 public key has {_KEY_BYTES}")
+    if (int.from_bytes(data, "little") & (2**255 - 1)) % _FIELD in _SMALL_ORDER:
+        raise ValueError("nobody's key: anybody can sign for it")
     return Ed25519PublicKey.from_public_bytes(data)
 
 
@@ -88,10 +95,13 @@ def public_text(key: Ed25519PublicKey) -> str:
 
 
 def approval_hash(
-    recovery_id: str, attempt: int, checkpoint_id: str, proposals: Iterable[Proposal], *, unsafe_effects: bool
+    recovery_id: str, attempt: int, checkpoint: Checkpoint, proposals: Iterable[Proposal], *, unsafe_effects: bool
 ) -> str:
     """Of one question: which attempt, from where, and exactly what each answer would send. 64 hexadecimal digits."""
-    parts = ["omium approval", recovery_id, str(attempt), checkpoint_id, "unsafe" if unsafe_effects else "safe"]
+    parts = ["omium approval", recovery_id, str(attempt), "unsafe" if unsafe_effects else "safe"]
+    # All of it: under the same id a run could save another state after it was shown.
+    for said in (checkpoint.id, checkpoint.uri, checkpoint.sha256, checkpoint.size_bytes, checkpoint.data):
+        parts += ["absent"] if said is None else ["present", str(said)]
     for proposal in proposals:
         parts += ["proposal", proposal.strategy, str(proposal.cost_microusd), str(len(proposal.modifications))]
         for change in proposal.modifications:

@@ -172,10 +172,10 @@ def _proposal(question: Escalation, choice: str) -> int:
 
 def _check(question: Escalation) -> None:
     """What is signed must be what is shown."""
-    shown = signing.approval_hash(
+    shown = question.checkpoint and signing.approval_hash(
         question.recovery_id,
         question.attempt,
-        question.checkpoint.id if question.checkpoint else "",
+        question.checkpoint,
         question.proposals,
         unsafe_effects=question.unsafe_effects,
     )

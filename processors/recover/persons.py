@@ -63,7 +63,7 @@ def pose(
             places.append(place)
     if not proposals:
         return None
-    question = approval_hash(recovery.recovery_id, attempt, checkpoint.id, proposals, unsafe_effects=unsafe_effects)
+    question = approval_hash(recovery.recovery_id, attempt, checkpoint, proposals, unsafe_effects=unsafe_effects)
     return Question(checkpoint, unsafe_effects, tuple(proposals), tuple(places), question)
 
 

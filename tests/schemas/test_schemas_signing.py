@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+
 import pytest
 from any_record import records
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -11,6 +13,7 @@ from hypothesis import strategies as st
 from schemas import codec, signing
 from schemas.records import (
     ActionKind,
+    Checkpoint,
     Modification,
     ModificationKind,
     OperatorAction,
@@ -22,6 +25,8 @@ from schemas.records import (
 )
 from schemas.topics import OPERATOR_ACTIONS, OPERATOR_PAUSES, Topic
 
+ORDER_8 = int.from_bytes(bytes.fromhex("c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a"), "little")
+SAVED = Checkpoint(id="c")
 KEY = Ed25519PrivateKey.from_private_bytes(b"k" * 32)
 NOW = from_epoch_ms(1_800_000_000_000)
 ACTION = OperatorAction(
@@ -85,19 +90,31 @@ def test_a_key_as_text_is_read_back() -> None:
     assert signing.public_key(signing.public_text(public)) == public
 
 
+@pytest.mark.parametrize("y", [0, 1, 2**255 - 20, ORDER_8, 2**255 - 19 - ORDER_8, 2**255 - 19, 2**255 - 18])
+@pytest.mark.parametrize("sign", [0, 2**255])
+def test_a_key_for_which_anybody_can_sign_is_nobodys(y: int, sign: int) -> None:
+    """Zeros that somebody left in a policy file, for one: S = 0 and a small R verify for one message in a few."""
+    with pytest.raises(ValueError, match="anybody"):
+        signing.public_key(base64.b64encode((y | sign).to_bytes(32, "little")).decode())
+
+
 @pytest.mark.parametrize(
     ("where", "question"),
     [
-        ("recovery", ("r2", 1, "c")),
-        ("attempt", ("r", 2, "c")),
-        ("checkpoint", ("r", 1, "c2")),
-        ("proposal", ("r", 1, "c")),
-        ("safety", ("r", 1, "c")),
+        ("recovery", ("r2", 1, SAVED)),
+        ("attempt", ("r", 2, SAVED)),
+        ("checkpoint", ("r", 1, Checkpoint(id="c2"))),
+        ("its state", ("r", 1, Checkpoint(id="c", data="1"))),
+        ("its address", ("r", 1, Checkpoint(id="c", uri="1"))),
+        ("its digest", ("r", 1, Checkpoint(id="c", sha256="1"))),
+        ("its size", ("r", 1, Checkpoint(id="c", size_bytes=1))),
+        ("proposal", ("r", 1, SAVED)),
+        ("safety", ("r", 1, SAVED)),
     ],
 )
-def test_the_hash_of_a_question_follows_all_of_it(where: str, question: tuple[str, int, str]) -> None:
+def test_the_hash_of_a_question_follows_all_of_it(where: str, question: tuple[str, int, Checkpoint]) -> None:
     shown = [Proposal(strategy=Strategy.RETRY_ONCE, confidence=0.5, modifications=())]
-    asked = signing.approval_hash("r", 1, "c", shown, unsafe_effects=False)
+    asked = signing.approval_hash("r", 1, SAVED, shown, unsafe_effects=False)
     other = signing.approval_hash(
         *question, shown * 2 if where == "proposal" else shown, unsafe_effects=where == "safety"
     )
@@ -111,4 +128,4 @@ def test_the_hash_of_a_question_follows_what_each_answer_would_send() -> None:
         for strategy in (Strategy.RETRY_ONCE, Strategy.EXPONENTIAL_BACKOFF)
         for changes in ((), (change,), (change, change), (change.model_copy(update={"parameters": "{}"}),))
     ]
-    assert len({signing.approval_hash("r", 1, "c", [each], unsafe_effects=False) for each in shown}) == 8
+    assert len({signing.approval_hash("r", 1, SAVED, [each], unsafe_effects=False) for each in shown}) == 8

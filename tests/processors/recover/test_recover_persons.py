@@ -35,7 +35,7 @@ def test_a_question_says_all_that_an_answer_would_do_and_is_told_as_escalated_at
     assert [p.strategy for p in asked.proposals] == ["exponential_backoff", "fallback_service", "ask_human"]
     assert [m.kind for p in asked.proposals for m in p.modifications] == ["set_retry", "use_fallback"]
     assert asked.approval_hash == signing.approval_hash(
-        asked.recovery_id, 1, asked.checkpoint.id, asked.proposals, unsafe_effects=False
+        asked.recovery_id, 1, asked.checkpoint, asked.proposals, unsafe_effects=False
     )
     assert asked.expires_at == from_epoch_ms(world.now + 3_600_000)
     assert kinds(world) == ["opened", "escalated"]
@@ -196,6 +196,17 @@ def test_a_question_that_changed_is_asked_anew_and_the_old_answer_is_stale() -> 
     assert say(world, old) == "stale: that is not asked, or no longer"
     assert say(world, answer(world)).startswith("commanded")
     assert world.commands[0].checkpoint.id == "c2"
+
+
+def test_another_state_under_the_same_name_is_another_question() -> None:
+    world = World(policies=policies())
+    world.append(saved("c1", data="1"))
+    world.offer(world.fail(checkpoint=None), HUMAN, BACKOFF)
+    old = answer(world)
+    world.append(saved("c1", data="2"))
+    world.read_all()
+    assert say(world, old) == "stale: that is not asked, or no longer"
+    assert say(world, answer(world)).startswith("commanded")
 
 
 def test_a_policy_that_changed_counts_for_answers_too() -> None:
