@@ -15,6 +15,7 @@ from cli.context import ExitCode, fail, put_json, put_rows, say
 from cli.operate import keys, page, wire
 from cli.queries.page import clean
 from ops.runtime.settings import Settings
+from processors.recover.pauses import said_after
 from processors.recover.policy import Policies, PolicyError
 from schemas import signing
 from schemas.codec import to_json
@@ -223,6 +224,7 @@ def pause(
     _warn(settings, identity)
     names = ", ".join(page.scope_of(scope, target) for scope, target in scopes)
     _confirm(f"{'pause' if paused else 'resume'} {names} as {identity.name}?", yes=yes)
+    before = _newest_words(settings)
     for scope, target in scopes:
         record = Pause(
             scope=scope,
@@ -230,21 +232,26 @@ def pause(
             paused=paused,
             operator=identity.name,
             reason=reason,
-            issued_at=datetime.now(UTC),
+            issued_at=said_after(before.get(f"{scope}:{target}"), datetime.now(UTC)),
             signature=b"",
         )
         wire.send(settings, OPERATOR_PAUSES, signing.sign(record, identity.key))
     print(f"{'paused' if paused else 'resumed'}: {names}")
 
 
-def pauses(settings: Settings, *, as_json: bool) -> None:
-    """What stands still now, by the newest word on each scope."""
+def _newest_words(settings: Settings) -> dict[str, Pause]:
+    """By scope and target. Who signed them only the workers' policy knows."""
     newest: dict[str, Pause] = {}
     for record in wire.pauses(settings):
         known = newest.get(record.key)
         if known is None or record.issued_at >= known.issued_at:
             newest[record.key] = record
-    standing = [record for record in newest.values() if record.paused]
+    return newest
+
+
+def pauses(settings: Settings, *, as_json: bool) -> None:
+    """What stands still now, by the newest word on each scope."""
+    standing = [record for record in _newest_words(settings).values() if record.paused]
     if as_json:
         put_json([orjson.loads(to_json(record)) for record in standing])
     elif standing:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime, timedelta
 from typing import Final
 
 from processors.recover.governed import REASKS_PER_S
@@ -11,10 +12,10 @@ from processors.recover.policy import EVERY_TENANT, Policies
 from processors.recover.state import Hold, Recovery, replace
 from processors.recover.turn import Turn
 from schemas import codec
-from schemas.records import DispositionKind, Pause, PauseScope, epoch_ms
+from schemas.records import DispositionKind, Pause, PauseScope, epoch_ms, from_epoch_ms
 from schemas.topics import OPERATOR_PAUSES
 
-_SKEW_MS: Final = 5 * 60_000
+_SKEW: Final = timedelta(minutes=5)
 """By so much an operator's clock may be ahead of the broker's; a word from the future could not be taken back."""
 _AGAIN_MS: Final = (1_000, 60_000)
 """What is held is looked at again after a quarter of the time that it has waited, within these bounds."""
@@ -40,8 +41,9 @@ class Pauses:
             return self._refused(f"{record.operator}, {record.scope}: {why}")
         before = self.known.get(record.key)
         # By when it was said, not by its place: an old one that is sent once more changes nothing.
-        if before is None or _said(before) < _said(record):
-            self.known[record.key] = record
+        if before and _said(before) > _said(record):
+            return self._refused(f"{record.operator}, {record.scope}: {before.operator} said something later")
+        self.known[record.key] = record
         return None
 
 
@@ -61,7 +63,14 @@ def refusal(record: Pause, policies: Policies, at_ms: int) -> str:
         return "the operator may not decide for all whom it would stop"
     if record.scope is PauseScope.UNKNOWN:
         return "its scope is not known to this release"
-    return "it was said in the future" if epoch_ms(record.issued_at) > at_ms + _SKEW_MS else ""
+    return "it was said in the future" if record.issued_at > from_epoch_ms(at_ms) + _SKEW else ""
+
+
+def said_after(before: Pause | None, now: datetime) -> datetime:
+    """The time to put on a word of `now`, so that it holds instead of `before`: that one's clock may be ahead."""
+    if before is None or before.issued_at > now + _SKEW:
+        return now  # which nobody hears
+    return max(now, before.issued_at + timedelta(milliseconds=1))
 
 
 def standing(

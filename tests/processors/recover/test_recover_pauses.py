@@ -13,12 +13,12 @@ from recover_operators import KEYS, answer, policies, say
 from recover_world import START_MS, TENANT, World, failure, options
 
 from processors.recover.events import FailureRead, OptionsRead, Place
-from processors.recover.pauses import Pauses, standing
+from processors.recover.pauses import Pauses, said_after, standing
 from processors.recover.reducer import step
 from processors.recover.state import Execution
 from processors.recover.view import View
 from schemas import codec, signing
-from schemas.records import Pause, PauseScope, ResumeCommand, ToolResponse, from_epoch_ms
+from schemas.records import Pause, PauseScope, ResumeCommand, ToolResponse, epoch_ms, from_epoch_ms
 from schemas.topics import OPERATOR_PAUSES
 
 
@@ -153,6 +153,24 @@ def test_who_may_not_pause_is_not_heard(record: Pause, why: str) -> None:
     assert not known.known
     assert len(refused) == 1
     assert refused[0].endswith(why)
+
+
+@pytest.mark.parametrize("ahead_ms", [-3_600_000, -1, 0, 1, 240_000, 299_999])
+def test_what_an_operator_said_whose_clock_is_ahead_can_be_taken_back_at_once(ahead_ms: int) -> None:
+    wrong = pause(at=ahead_ms)
+    at = epoch_ms(said_after(wrong, from_epoch_ms(START_MS))) - START_MS
+    known, refused = told(wrong, pause(paused=False, at=at))
+    assert not refused
+    assert standing(known.known, TENANT, (), ()) is None
+    # What the workers do not hear puts nothing off.
+    assert said_after(pause(at=300_001), from_epoch_ms(START_MS)) == from_epoch_ms(START_MS)
+
+
+def test_a_word_that_comes_after_a_later_one_is_not_heard_and_it_is_said_so() -> None:
+    """Not so the same word once more."""
+    known, refused = told(pause(at=1), pause(at=0, paused=False), pause(at=1))
+    assert refused == ["ann, all: ann said something later"]
+    assert standing(known.known, TENANT, (), ())
 
 
 def test_bob_may_pause_his_own_tenant() -> None:
