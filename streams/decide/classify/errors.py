@@ -68,11 +68,18 @@ def transience_rival(found: list[Finding]) -> Finding | None:
 
 
 def torn(found: list[Finding]) -> bool:
-    """Whether equal evidence says that waiting helps and that it never will: then nothing is said."""
+    """Whether evidence says about as strongly that waiting helps and that it never will: then nothing is said. Within
+    one layer that is equal weight, and as many rules. Of a wrapper against what it wraps it is no clear lead, and any
+    lead where two rules know that waiting would not help.
+    """
     rival = transience_rival(found)
-    if rival is None or rival.weight < found[0].weight or rival.level != found[0].level:
+    if rival is None:
         return False
-    return _rules_for(found, rival) >= _rules_for(found, found[0])
+    lead = found[0].weight - rival.weight
+    if rival.level > found[0].level:
+        would_retry = found[0].rule.subtype in TRANSIENT
+        return lead < CLEAR_LEAD or (would_retry and _rules_for(found, rival) > 1)
+    return lead <= 0 and rival.level == found[0].level and _rules_for(found, rival) >= _rules_for(found, found[0])
 
 
 def agreeing(found: list[Finding]) -> int:

@@ -6,7 +6,7 @@ from typing import Any
 
 import orjson
 
-from schemas.records import Category, Classification, ErrorInfo, FailureEvent, ToolResponse, parse_json_text
+from schemas.records import Category, Cause, Classification, ErrorInfo, FailureEvent, ToolResponse, parse_json_text
 from streams.decide.classify import classify
 
 _FREE_FORM = ("output", "constraints", "reasoning", "conclusion", "expected_output", "facts")
@@ -30,6 +30,18 @@ def tool(status: int | None = None, text: str | None = None, **fields: Any) -> F
     if "body" in fields:
         fields["body"] = orjson.dumps(fields["body"]).decode()
     return event(tool_response=ToolResponse(tool="api", status_code=status, error=text, **fields), **of_event)
+
+
+def chained(*links: tuple[str, str]) -> FailureEvent:
+    """An exception and its causes, outermost first, each a class and a message."""
+    outer, *causes = links
+    return event(
+        error=ErrorInfo(
+            class_name=outer[0],
+            message=outer[1],
+            cause_chain=tuple(Cause(class_name=name, message=text) for name, text in causes),
+        )
+    )
 
 
 def said(given: FailureEvent) -> str:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from classify_events import details, error, event, said, tool
+from classify_events import chained, details, error, event, said, tool
 
-from schemas.records import Cause, Classification, ErrorInfo, FailureEvent
+from schemas.records import Classification, ErrorInfo, FailureEvent
 from streams.decide.classify import classify
 
 
@@ -197,17 +197,6 @@ TRAPS: list[tuple[str, FailureEvent, str]] = [
 @pytest.mark.parametrize(("given", "verdict"), [trap[1:] for trap in TRAPS], ids=[trap[0] for trap in TRAPS])
 def test_traps(given: FailureEvent, verdict: str) -> None:
     assert said(given) == verdict
-
-
-def chained(*links: tuple[str, str]) -> FailureEvent:
-    outer, *causes = links
-    return event(
-        error=ErrorInfo(
-            class_name=outer[0],
-            message=outer[1],
-            cause_chain=tuple(Cause(class_name=name, message=text) for name, text in causes),
-        )
-    )
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,93 @@
+"""No failure that passes is called lasting, none that lasts is retried: wrappers, conflicts, odd statuses."""
+
+from __future__ import annotations
+
+import pytest
+from classify_events import chained, error, tool
+
+from schemas.records import FailureEvent
+from streams.decide.classify import classify
+from streams.decide.classify.errors import TRANSIENT
+from streams.decide.classify.rules import compile_rules
+
+PASSING = (
+    ("httpx.ConnectError", "[Errno 111] Connection refused"),
+    ("httpx.ReadTimeout", "The read operation timed out"),
+    ("openai.RateLimitError", "Rate limit reached for requests"),
+    ("anthropic.OverloadedError", "Overloaded"),
+    ("InternalServerError", "Internal server error"),
+    ("requests.exceptions.ConnectionError", "Connection reset by peer"),
+    ("RuntimeError", "503 Service Unavailable"),
+    ("ToolException", "too many requests"),
+    ("MaxRetryError", "Max retries exceeded with url: /v1"),
+)
+LASTING = (
+    ("openai.AuthenticationError", "Incorrect API key provided"),
+    ("openai.NotFoundError", "The model `x` does not exist"),
+    ("openai.BadRequestError", "Unsupported parameter: 'max_tokens'"),
+    ("openai.RateLimitError", "insufficient_quota: You exceeded your current quota"),
+    ("ContentPolicyViolationError", "Your request was rejected by our safety system"),
+    ("HTTPError", "401 Unauthorized"),
+    ("HTTPError", "404 Not Found"),
+    ("HTTPError", "403 Forbidden"),
+    ("FileNotFoundError", "[Errno 2] No such file or directory: 'x'"),
+    ("BadRequestError", "context length exceeded: the prompt is too long"),
+)
+
+
+@pytest.mark.parametrize("outer", PASSING)
+@pytest.mark.parametrize("inner", LASTING)
+def test_what_is_wrapped_as_passing_but_lasts_is_not_retried(outer: tuple[str, str], inner: tuple[str, str]) -> None:
+    assert classify(chained(outer, inner)).subtype not in TRANSIENT
+
+
+@pytest.mark.parametrize("outer", [link for link in LASTING if link[0].startswith(("openai.A", "openai.N", "HTTP"))])
+@pytest.mark.parametrize("inner", [link for link in PASSING if link[0] not in ("MaxRetryError",)])
+def test_a_refusal_that_wraps_an_outage_is_an_outage_or_not_known(
+    outer: tuple[str, str], inner: tuple[str, str]
+) -> None:
+    assert classify(chained(outer, inner)).subtype in TRANSIENT | {"unknown"}
+
+
+@pytest.mark.parametrize(
+    ("given", "lasts"),
+    [
+        (error("Connection failed: 403 Forbidden", http_status=503), True),
+        (tool(503, "upstream rejected the request: invalid API key"), True),
+        (tool(503, body={"error": {"code": "insufficient_quota"}}), True),
+        (tool(429, body={"error": {"code": "billing_hard_limit_reached"}}), True),
+        (tool(500, body={"error": "Request failed with status code 404"}), True),
+        (tool(400, "Deadline of the job must be in the future"), True),
+        (tool(422, "timeout must be less than or equal to 60"), True),
+        (error("Failed to fetch https://x.test/robots.txt due to a connection issue"), False),
+        (tool(403, "You have exceeded a secondary rate limit"), False),
+        (tool(404, "no healthy upstream"), False),
+        (tool(401, "Authentication service temporarily unavailable, try again later"), False),
+        (error("The server is temporarily overloaded, please retry", http_status=400), False),
+    ],
+)
+def test_clothes_of_the_other_transience(given: FailureEvent, lasts: bool) -> None:
+    assert (classify(given).subtype in TRANSIENT) is not lasts
+
+
+@pytest.mark.parametrize("status", [401, 429, 503])
+def test_evidence_of_equal_weight_for_and_against_waiting_is_an_abstention(status: int) -> None:
+    """One code that says wait and one that says never, of equal standing."""
+    rules = compile_rules(
+        [
+            {
+                "rule": [
+                    {"name": "a", "verdict": "tool_failure/timeout", "strength": 90, "source": "x", "text": ["alpha"]},
+                    {
+                        "name": "b",
+                        "verdict": "tool_failure/auth_error",
+                        "strength": 90,
+                        "source": "x",
+                        "text": ["beta"],
+                    },
+                ]
+            }
+        ]
+    )
+    assert classify(error("alpha beta", http_status=status), rules).subtype == "unknown"
+    assert classify(error("alpha", http_status=status), rules).subtype == "timeout"
