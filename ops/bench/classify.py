@@ -36,7 +36,7 @@ from typing import Any, Final
 from ops.bench.classify_cost import print_costs
 from schemas.records import NATURAL, Category, Classification, FailureEvent, FailureOrigin, Protocol, parse_json_text
 from streams.decide.classify import Rules, classify, load_rules
-from streams.decide.classify.errors import TRANSIENT
+from streams.decide.classify.taxonomy import TRANSIENT
 
 _CLIENTS_OF_TOOLS: Final = [
     "requests",

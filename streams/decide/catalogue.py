@@ -17,7 +17,7 @@ import orjson
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from schemas.records import Category, Strategy, WireEnum
-from streams.decide.classify.rules import SUBTYPES
+from streams.decide.classify.taxonomy import SUBTYPES
 
 NO_LADDER: Final = frozenset({Category.NONE, Category.UNCLASSIFIED})
 """What is no failure has no remedy; what is not understood has only a person."""

@@ -13,8 +13,6 @@ from schemas.records import Category, EvidenceSource, FailureEvent
 from streams.decide.classify.evidence import Level, levels, origin_of, protocol_of
 from streams.decide.classify.rules import Conditions, Rule, Rules, names_in
 
-TRANSIENT: Final = frozenset({"rate_limit", "timeout", "service_unavailable", "network_error"})
-"""What waiting or repeating may cure. To take one of these for a lasting cause, or the reverse, does harm."""
 _STRONG: Final = 70
 """Weight of evidence that is specific: a code, a status that tells, or words for one cause."""
 CLEAR_LEAD: Final = 8
@@ -60,11 +58,13 @@ def findings(event: FailureEvent, rules: Rules) -> list[Finding]:
 
 
 def transience_rival(found: list[Finding]) -> Finding | None:
-    """The strongest that says of transience the opposite of the decisive one, tool and limits alone considered."""
-    if not found or not _of_a_call(found[0]):
+    """The strongest that says of waiting the opposite of the decisive one."""
+    if len(found) < 2 or (passing := found[0].rule.passing) is None:
         return None
-    passing = found[0].rule.subtype in TRANSIENT
-    return next((item for item in found if _of_a_call(item) and (item.rule.subtype in TRANSIENT) != passing), None)
+    for finding in found:
+        if finding.rule.passing is not passing and finding.rule.passing is not None:
+            return finding
+    return None
 
 
 def torn(found: list[Finding]) -> bool:
@@ -77,8 +77,7 @@ def torn(found: list[Finding]) -> bool:
         return False
     lead = found[0].weight - rival.weight
     if rival.level > found[0].level:
-        would_retry = found[0].rule.subtype in TRANSIENT
-        return lead < CLEAR_LEAD or (would_retry and _rules_for(found, rival) > 1)
+        return lead < CLEAR_LEAD or (found[0].rule.passing is True and _rules_for(found, rival) > 1)
     return lead <= 0 and rival.level == found[0].level and _rules_for(found, rival) >= _rules_for(found, found[0])
 
 
@@ -89,10 +88,6 @@ def agreeing(found: list[Finding]) -> int:
 
 def _rules_for(found: list[Finding], finding: Finding) -> int:
     return len({item.rule.name for item in found if item.verdict == finding.verdict})
-
-
-def _of_a_call(finding: Finding) -> bool:
-    return finding.rule.category in (Category.TOOL_FAILURE, Category.PERFORMANCE)
 
 
 def _innermost_first(found: list[Finding]) -> list[Finding]:

@@ -35,6 +35,7 @@ import re2
 
 from schemas.records import Category, FailureOrigin, Protocol
 from streams.decide.classify.patterns import PatternError, Patterns
+from streams.decide.classify.taxonomy import CATEGORY_ORDER, SUBTYPES, TRANSIENT
 
 MAX_PATTERN_CHARS: Final = 512
 """RE2 compiles in time linear in the pattern; this bounds the memory of its automaton."""
@@ -75,57 +76,6 @@ def names_in(text: bytes) -> list[str]:
         if len(found) == _MAX_NAMES:
             break
     return list(found)
-
-
-SUBTYPES: Final[Mapping[Category, frozenset[str]]] = {
-    Category.HALLUCINATION: frozenset(
-        {"range_violation", "enum_violation", "format_violation", "unknown_tool", "unknown_identifier"}
-    ),
-    Category.TOOL_FAILURE: frozenset(
-        [
-            "rate_limit",
-            "timeout",
-            "auth_error",
-            "not_found",
-            "service_unavailable",
-            "network_error",
-            "quota_exhausted",
-            "content_policy",
-            "invalid_request",
-            "bad_response",
-            "retries_exhausted",
-            "unknown",
-        ]
-    ),
-    Category.LOGICAL_ERROR: frozenset(
-        [
-            "incorrect_assumption",
-            "wrong_conclusion",
-            "missing_step",
-            "incomplete_analysis",
-            "loop",
-            "invalid_history",
-            "state_conflict",
-            "missing_context",
-            "no_final_answer",
-            "runtime_error",
-        ]
-    ),
-    Category.PERFORMANCE: frozenset({"timeout", "out_of_memory", "token_limit_exceeded"}),
-    Category.NONE: frozenset({"control_flow"}),
-    Category.UNCLASSIFIED: frozenset({"unknown"}),
-}
-"""The taxonomy: every subtype a verdict may carry."""
-
-_CATEGORY_ORDER: Final = (
-    Category.NONE,
-    Category.HALLUCINATION,
-    Category.TOOL_FAILURE,
-    Category.LOGICAL_ERROR,
-    Category.PERFORMANCE,
-    Category.UNCLASSIFIED,
-)
-"""Order in which categories are tried."""
 
 
 class RuleError(ValueError):
@@ -173,6 +123,12 @@ class Rule:
     @cached_property
     def verdict(self) -> tuple[Category, str]:
         return (self.category, self.subtype)
+
+    @cached_property
+    def passing(self) -> bool | None:
+        """Whether waiting may cure what it means; None where it speaks of no call and of no limit."""
+        of_a_call = self.category in (Category.TOOL_FAILURE, Category.PERFORMANCE)
+        return self.subtype in TRANSIENT if of_a_call else None
 
     @cached_property
     def conditional(self) -> bool:
@@ -329,7 +285,7 @@ def _rule(entry: Mapping[str, Any], order: int) -> Rule:
         text=_patterns(entry, "text"),
         when=_conditions(name, entry.get("when", {})),
         unless=_conditions(name, entry.get("unless", {})),
-        precedence=(_CATEGORY_ORDER.index(category), order),
+        precedence=(CATEGORY_ORDER.index(category), order),
     )
     if long := [pattern for pattern in (*rule.name_like, *rule.text) if len(pattern) > MAX_PATTERN_CHARS]:
         raise RuleError(f"rule {name}: a pattern is longer than {MAX_PATTERN_CHARS} characters: {long[0][:40]}...")

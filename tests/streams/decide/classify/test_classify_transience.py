@@ -7,8 +7,8 @@ from classify_events import chained, error, tool
 
 from schemas.records import FailureEvent
 from streams.decide.classify import classify
-from streams.decide.classify.errors import TRANSIENT
 from streams.decide.classify.rules import compile_rules
+from streams.decide.classify.taxonomy import TRANSIENT
 
 PASSING = (
     ("httpx.ConnectError", "[Errno 111] Connection refused"),

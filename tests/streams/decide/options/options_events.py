@@ -19,7 +19,7 @@ from schemas.records import (
     Severity,
     SideEffects,
 )
-from streams.decide.classify.rules import SUBTYPES
+from streams.decide.classify.taxonomy import SUBTYPES
 
 WORDS = st.sampled_from(
     [

@@ -11,7 +11,7 @@ from schemas.modifications import PARAMETERS
 from schemas.records import NATURAL, Category, Classification, FailureEvent, Option, Strategy
 from streams.decide import Rates
 from streams.decide.catalogue import NO_LADDER, shipped
-from streams.decide.classify.rules import SUBTYPES
+from streams.decide.classify.taxonomy import SUBTYPES
 from streams.decide.options import GENERATORS, options
 
 CATALOGUE = shipped()
