@@ -9,12 +9,11 @@ from processors.recover import ids
 from processors.recover.choice import Choice, changes, choose
 from processors.recover.ending import ask, asked, close
 from processors.recover.gate import blamed, leans, may_pass, report_command
-from processors.recover.governed import tool_of
 from processors.recover.pauses import hold, in_words, standing
 from processors.recover.persons import Question, Ready, answer_until_ms, pose
 from processors.recover.policy import Policy
 from processors.recover.state import Branch, InFlight, Recovery, replace
-from processors.recover.strategies import after_waiting, changes_arguments, merge, modifications, work_s
+from processors.recover.strategies import after_waiting, changes_arguments, fallback_of, merge, modifications, work_s
 from processors.recover.turn import Turn
 from schemas.records import (
     Category,
@@ -128,8 +127,9 @@ def _decide(turn: Turn, plan: _Plan) -> None:
 def _pause(turn: Turn, plan: _Plan) -> Pause | None:
     # Those that failed, and those that the resumed run calls instead.
     tools = [branch.tool for branch, _ in plan.ready]
-    tools += [tool_of(name) for name in leans(turn, plan.ready, plan.choices)]
-    strategies = [choice.option.strategy for choice in plan.choices if choice.option]
+    options = [choice.option for choice in plan.choices if choice.option]
+    tools += [service for option in options if (service := fallback_of(option))]
+    strategies = [option.strategy for option in options]
     return standing(turn.view.pauses, turn.state.tenant_id, tools, strategies)
 
 

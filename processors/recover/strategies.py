@@ -13,6 +13,7 @@ from schemas.modifications import (
     SetRetry,
     SetTimeout,
     SummarizeTrajectory,
+    UseFallback,
     parameters,
 )
 from schemas.records import Modification, ModificationKind, Option, Strategy
@@ -43,6 +44,14 @@ def remedy(option: Option) -> Parameters:
     if len(option.parameters) > MAX_PARAMETERS_CHARS:
         raise ValueError("parameters too large")
     return parameters(option.strategy, option.parameters)
+
+
+def fallback_of(option: Option) -> str | None:
+    """The tool that the run would call instead of the one that failed."""
+    if PARAMETERS.get(option.strategy) is not UseFallback:
+        return None
+    change = remedy(option)
+    return change.service if isinstance(change, UseFallback) else None
 
 
 def action(option: Option, fingerprint: str | None, subtype: str) -> str:

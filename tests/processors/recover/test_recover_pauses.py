@@ -18,7 +18,7 @@ from processors.recover.reducer import step
 from processors.recover.state import Execution
 from processors.recover.view import View
 from schemas import codec, signing
-from schemas.records import Pause, PauseScope, ResumeCommand, ToolResponse, epoch_ms, from_epoch_ms
+from schemas.records import Category, Pause, PauseScope, ResumeCommand, ToolResponse, epoch_ms, from_epoch_ms
 from schemas.topics import OPERATOR_PAUSES
 
 
@@ -66,9 +66,10 @@ def test_what_is_paused_is_held_and_goes_on_when_it_is_resumed(scope: str, targe
     assert result(world).status == "success"
 
 
-def test_nobody_falls_back_to_a_tool_that_is_paused() -> None:
+@pytest.mark.parametrize("category", [Category.TOOL_FAILURE, Category.LOGICAL_ERROR])
+def test_nobody_falls_back_to_a_tool_that_is_paused(category: Category) -> None:
     world = world_with(pause("tool", "crm-2"))
-    world.offer(world.fail(tool_response=ToolResponse(tool="crm")), FALLBACK, subtype="rate_limit")
+    world.offer(world.fail(tool_response=ToolResponse(tool="crm")), FALLBACK, category=category)
     assert kinds(world) == ["opened", "held"]
     world.view = View()
     world.until_due()
