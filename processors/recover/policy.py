@@ -57,7 +57,7 @@ class Policy(_Table):
     approve_strategies: frozenset[Strategy] = frozenset()
     approve_above_microusd: int | None = Field(default=None, ge=0, le=2**53)
     dependency_burst: int = Field(default=25, ge=1, le=10_000)
-    dependency_per_s: float = Field(default=10, gt=0, le=10_000)
+    dependency_per_s: float = Field(default=10, ge=0.001, le=10_000)
     permit_reask_s: float = Field(default=30, ge=0.1, le=600)
     permit_valid_s: float = Field(default=15, ge=1, le=600)
     probe_wait_s: float = Field(default=60, ge=1, le=3600)

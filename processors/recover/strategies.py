@@ -114,9 +114,10 @@ def work_s(changes: tuple[Parameters, ...], call_s: float) -> float:
 def _work_s(change: Parameters, call_s: float) -> float:
     match change:
         case SetRetry():
-            delays = sum(
-                min(change.base_delay_s * change.multiplier**n, change.max_delay_s) for n in range(change.max_attempts)
-            )
+            delays, delay_s = 0.0, change.base_delay_s
+            for _ in range(change.max_attempts):
+                delays += min(delay_s, change.max_delay_s)
+                delay_s *= change.multiplier  # a power would raise where this is infinite
             return change.initial_delay_s + delays * (1 + change.jitter) + change.max_attempts * call_s
         case RunAsync():
             return change.max_polls * (change.poll_interval_s + 1)

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from recover_life import commanded
 from recover_world import POLICIES, START_MS, World, option
 
 from processors.recover.lane import Lane
@@ -55,6 +56,14 @@ def test_what_a_tools_policy_forbids_is_forbidden_to_its_branch(order: tuple[str
     for place in places:
         world.offer(place, RETRY)
     assert not world.commands
+
+
+@pytest.mark.parametrize("base_s", [0.0, 1e-300, 1.0, 1e300])
+def test_delays_that_grow_beyond_all_numbers_are_bounded_like_others(base_s: float) -> None:
+    grows = f'{{"max_attempts":20,"base_delay_s":{base_s},"multiplier":1e300}}'
+    world = commanded(option(Strategy.EXPONENTIAL_BACKOFF, parameters=grows))
+    (command,) = world.commands
+    assert command.outcome_deadline > command.expires_at
 
 
 def test_a_barrier_is_passed_under_a_stream_that_never_ends() -> None:

@@ -44,6 +44,7 @@ def test_a_tenant_overrides_an_agent_an_agent_a_tool_a_tool_the_default() -> Non
         ({"tenants": {"acme": {"allowed_strategies": ["pray"]}}}, "tenants.acme"),
         ({"tennants": {}}, "tennants"),
         ({"default": {"attempt_s": float("inf")}}, "attempt_s"),
+        ({"default": {"dependency_per_s": 1e-310}}, "dependency_per_s"),
         ({"agents": {"a": {"approve_strategies": ["pray"]}}}, "approve_strategies"),
         ({"tools": {"crm": {"approve_above_microusd": -1}}}, r"tools\.crm. approve_above_microusd"),
         ({"default": {"forbidden_models": "large"}}, "forbidden_models"),
