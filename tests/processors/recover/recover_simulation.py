@@ -16,7 +16,6 @@ from processors.recover import ids
 from processors.recover.events import Due
 from processors.recover.policy import Policy
 from processors.recover.state import MAX_CLOSED, MEMORY_MS
-from processors.recover.view import NOTHING
 from schemas.records import (
     Category,
     Checkpoint,
@@ -66,7 +65,10 @@ class Simulation:
     def rules(self) -> tuple[Callable[[], None], ...]:
         """What may happen next; what stands here more than once is likelier."""
         others = self._authorities
-        governed = (others.operate, others.operate, others.fail_or_heal, others.permit, others.permit)
+        governed = (
+            others.operate, others.operate, others.fail_or_heal, others.permit, others.permit,
+            others.pause_or_resume, others.pause_or_resume, others.change_policy,
+        )  # fmt: skip
         return (
             *(governed if self._governed else ()),
             self.fail, self.fail, self.repeat_failure, self.classify, self.classify, self.save, self.react, self.react,
@@ -79,8 +81,11 @@ class Simulation:
         for _ in range(self.rng.randint(10, 35)):
             self.rng.choice(rules)()
             self.check_deadline()
+            if self._governed:
+                self._authorities.check_obeyed()
         self.settle()
-        check(self.world)
+        check(self.world, asking=self._governed)
+        self.events["paused"] += self._authorities.held_up
         self.events.update(str(d.kind) for d in self.world.records(Disposition))
         self.events.update(str(r.status) for r in self.world.records(RecoveryResult))
         return self.events
@@ -226,7 +231,8 @@ class Simulation:
     def settle(self) -> None:
         """No new failures: streams catches up, every deadline passes; a day later nothing may be left."""
         world = self.world
-        world.view = NOTHING
+        if self._governed:
+            self._authorities.go_home()
         for _ in range(100):
             while self._classified < len(world.logs[FAILURES.name]):
                 self.classify()
@@ -248,8 +254,8 @@ class Simulation:
         world.step(Due())
 
 
-def check(world: World) -> None:
-    """What must hold of all that was said, whatever the order. Knows only records."""
+def check(world: World, *, asking: bool = False) -> None:
+    """What must hold of all that was said, whatever the order. Knows only records. `asking`: people may be asked."""
     commands, results = world.commands, world.records(RecoveryResult)
     _check_commands(commands)
     ended = {r.recovery_id: r for r in results}
@@ -263,7 +269,7 @@ def check(world: World) -> None:
     escalated = Counter(e.recovery_id for e in world.records(Escalation))
     needed = Counter(r.recovery_id for r in results if r.reason not in _NO_PERSON)
     # Who is asked is told once a question, and need not be told again at the end.
-    assert escalated.keys() >= needed.keys() if world.policies is ASKING else escalated == needed
+    assert escalated.keys() >= needed.keys() if asking else escalated == needed
     settled = world.records(SettledAttempt)
     assert Counter(s.command_id for s in settled) == Counter(c.command_id for c in commands), "settled once each"
     succeeded = {s.recovery_id for s in settled if s.status == "succeeded"}
