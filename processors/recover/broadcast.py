@@ -25,7 +25,7 @@ class Broadcast:
 
     def __init__(self, settings: Settings, client_id: str, takers: Mapping[Topic, Take]) -> None:
         """Raises KafkaException where the broker does not tell the topics' partitions."""
-        self._takers = {topic.name: take for topic, take in takers.items()}
+        names = [topic.name for topic in takers]
         self._consumer = Consumer(
             settings.kafka(
                 **{
@@ -38,15 +38,21 @@ class Broadcast:
                 }
             )
         )
-        known = {name: self._consumer.list_topics(name, timeout=_TIMEOUT_S).topics[name] for name in self._takers}
+        known = {name: self._consumer.list_topics(name, timeout=_TIMEOUT_S).topics[name] for name in names}
         if missing := next((topic for topic in known.values() if not topic.partitions), None):
             raise KafkaException(missing.error)
-        self._unread = {(name, number) for name, topic in known.items() for number in topic.partitions}
-        self._consumer.assign([TopicPartition(name, number, OFFSET_BEGINNING) for name, number in self._unread])
+        self._places = frozenset((name, number) for name, topic in known.items() for number in topic.partitions)
+        self.begin(takers)
+
+    def begin(self, takers: Mapping[Topic, Take]) -> None:
+        """Read the same topics from their beginning, for these takers alone from now on."""
+        self._takers = {topic.name: take for topic, take in takers.items()}
+        self._unread = set(self._places)
+        self._consumer.assign([TopicPartition(name, number, OFFSET_BEGINNING) for name, number in self._places])
 
     @property
     def caught_up(self) -> bool:
-        """Whether everything was read that was there at the start."""
+        """Whether everything was read that was there when reading began."""
         return not self._unread
 
     def poll(self, timeout_s: float = 0.0) -> None:

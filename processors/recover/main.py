@@ -109,8 +109,7 @@ class Worker:
     def run(self) -> None:
         while not self._clock.wait(5) and not self._stop.is_set():
             log.warning("the broker does not tell its time")
-        while not self._broadcast.caught_up and not self._stop.is_set():
-            self._broadcast.poll(0.1)
+        self._catch_up()
         self._assignment.subscribe()
         try:
             while not self._stop.is_set():
@@ -130,10 +129,22 @@ class Worker:
             self._pool.shutdown()
             self._clock.close()
 
+    def _catch_up(self) -> None:
+        while not self._broadcast.caught_up and not self._stop.is_set():
+            self._clock.tick()
+            self._broadcast.poll(0.1)
+
     def _reload(self) -> None:
-        if self._policy.look():
-            for lane in self._assignment.live.values():
-                lane.writer.follow(self._policy.policies)
+        operators = self._policy.policies.operators
+        if not self._policy.look():
+            return
+        for lane in self._assignment.live.values():
+            lane.writer.follow(self._policy.policies)
+        if self._policy.policies.operators != operators:
+            # Whose words count has changed: they are all heard anew, as by a worker that starts now.
+            takers, self._view = self._role.watch(lambda: self._policy.policies, self._clock.now_ms)
+            self._broadcast.begin(takers)
+            self._catch_up()
 
     # --- reading
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -139,3 +140,30 @@ def test_paused_held_killed_resumed(start, ours: Settings, load: Load, reader: R
     ann.run("resume", "--tenant", load.tenant, "--yes")
     eventually(reader.has(COMMANDS.name, 2))
     assert load.tenant not in ann.run("pauses", "--json")[1]
+
+
+def test_a_word_counts_while_its_operator_is_in_the_policy(  # type: ignore[no-untyped-def]
+    start, ours: Settings, load: Load, reader: Reader, tmp_path: Path
+) -> None:
+    """Also where the policy is told of them after they said it, and no worker starts anew."""
+    ann = Terminal(ours, tmp_path)
+    ann.policy.write_text("")
+    worker = start(policy=ann.policy)
+    fail(load, 0, *REMEDIES)
+    eventually(reader.has(COMMANDS.name, 1))
+    ann.run("pause", "--tenant", load.tenant, "--reason", "too early", "--yes")
+    log = tmp_path / "worker-0.log"
+    eventually(lambda: "the policy knows no such operator" in log.read_text())
+    held = lambda: [d for d in reader.of(DISPOSITIONS.name) if d.kind is DispositionKind.HELD]  # noqa: E731
+
+    def follows(change: Callable[[], object]) -> None:
+        said = log.read_text().count(" policy ")
+        change()
+        eventually(lambda: log.read_text().count(" policy ") > said)
+
+    follows(ann.allow)
+    fail(load, 1, *REMEDIES)
+    eventually(held)
+    follows(lambda: ann.policy.write_text("[default]\n"))
+    eventually(reader.has(COMMANDS.name, 2))
+    assert worker.exit_code is None
