@@ -77,24 +77,25 @@ def torn(found: list[Finding]) -> bool:
         return False
     lead = found[0].weight - rival.weight
     if rival.level > found[0].level:
-        return lead < CLEAR_LEAD or (found[0].rule.passing is True and _rules_for(found, rival) > 1)
-    return lead <= 0 and rival.level == found[0].level and _rules_for(found, rival) >= _rules_for(found, found[0])
+        known = bool(found[0].rule.passing) and agreeing(found, rival) > 1
+        return not rival.rule.status and (lead < CLEAR_LEAD or known)
+    if lead > 0 or rival.level < found[0].level:
+        return False
+    # A status says little more than who is to blame, 403 and 500 most of all: of equal evidence it is no second voice.
+    return agreeing(found, rival, statuses=False) >= agreeing(found, found[0], statuses=False)
 
 
-def agreeing(found: list[Finding]) -> int:
-    """How many rules speak for the decisive verdict."""
-    return _rules_for(found, found[0])
-
-
-def _rules_for(found: list[Finding], finding: Finding) -> int:
-    return len({item.rule.name for item in found if item.verdict == finding.verdict})
+def agreeing(found: list[Finding], finding: Finding | None = None, statuses: bool = True) -> int:
+    """How many rules speak for a verdict, that of `finding` or the decisive one."""
+    verdict = (finding or found[0]).verdict
+    return len({item.rule.name for item in found if item.verdict == verdict and (statuses or not item.rule.status)})
 
 
 def _innermost_first(found: list[Finding]) -> list[Finding]:
     """Where a deeper cause is specific and of the other transience, it decides: a wrapper knows less. Not a status: 429
     is a rate or a quota, 503 wraps anything. Nor where the wrapper says far more.
     """
-    rival = transience_rival(found)
+    rival = _within_a_bug(found) or transience_rival(found)
     if rival is None or rival.rule.status or rival.level <= found[0].level:
         return found
     if rival.weight < max(_STRONG, found[0].weight - CLEAR_LEAD):
@@ -104,6 +105,13 @@ def _innermost_first(found: list[Finding]) -> list[Finding]:
 
 def _precedence(finding: Finding) -> tuple[int, tuple[int, int]]:
     return (-finding.weight, finding.rule.precedence)
+
+
+def _within_a_bug(found: list[Finding]) -> Finding | None:
+    """What failed first, where the agent's own code then failed in handling it."""
+    if not found or found[0].rule.subtype != "runtime_error":
+        return None
+    return next((item for item in found if item.level > found[0].level and item.rule.passing is not None), None)
 
 
 def _read(level: Level, rules: Rules) -> Iterator[Finding]:

@@ -58,6 +58,7 @@ NAME_FORMS: Final = (
     r"\[type=[a-z_]{2,60}",
     r"\b(?:ERR_[A-Z_]{3,40}|E[A-Z]{4,14}|[A-Z]{3,16}_[A-Z_]{3,40})\b",
     r"\bSQLSTATE(?:\[|=|: ?| )[0-9A-Z]{5}\b",
+    r"\boccurred \([A-Z][A-Za-z.]{3,60}\) when calling",
     r"\b(?:error|code|reason): [a-z]{2,24}(?:_[a-z]{2,24}){1,5}\b",
 )
 """Where a message shows the name of an exception class or an error code."""
@@ -70,7 +71,8 @@ def names_in(text: bytes) -> list[str]:
     found: dict[str, None] = {}
     for match in _NAME.finditer(text):
         token = match.group(0).decode(errors="replace").rstrip("\"'")
-        for separator in ('"', "'", "=", ".", "[", " "):
+        token = token.removesuffix(") when calling")
+        for separator in ('"', "'", "=", ".", "[", "(", " "):
             token = token.rpartition(separator)[2]
         found[token] = None
         if len(found) == _MAX_NAMES:
