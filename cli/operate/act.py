@@ -15,7 +15,7 @@ from cli.context import ExitCode, fail, put_json, put_rows, say
 from cli.operate import keys, page, wire
 from cli.queries.page import clean
 from ops.runtime.settings import Settings
-from processors.recover.pauses import said_after
+from processors.recover.pauses import refusal, said_after
 from processors.recover.policy import Policies, PolicyError
 from schemas import signing
 from schemas.codec import to_json
@@ -27,6 +27,7 @@ from schemas.records import (
     Pause,
     PauseScope,
     Strategy,
+    epoch_ms,
 )
 from schemas.topics import OPERATOR_PAUSES
 
@@ -186,14 +187,20 @@ def _check(question: Escalation) -> None:
         )
 
 
-def _warn(settings: Settings, identity: keys.Identity) -> None:
-    """Where the workers' policy is at hand, say at once what they will say."""
-    if settings.policy_file is None:
-        return
+def _policies(settings: Settings) -> Policies | None:
+    """The workers' policy, where it is at hand."""
     try:
-        operator = Policies.load(settings.policy_file).operators.get(identity.name)
+        return Policies.load(settings.policy_file) if settings.policy_file else None
     except PolicyError:
+        return None
+
+
+def _warn(settings: Settings, identity: keys.Identity) -> None:
+    """Say at once what the workers will say, as far as it is known."""
+    policies = _policies(settings)
+    if policies is None:
         return
+    operator = policies.operators.get(identity.name)
     if operator is None or operator.public_key != signing.public_text(identity.key.public_key()):
         say(f"{settings.policy_file} does not name {identity.name} with this key: the workers will refuse it")
 
@@ -240,9 +247,12 @@ def pause(
 
 
 def _newest_words(settings: Settings) -> dict[str, Pause]:
-    """By scope and target. Who signed them only the workers' policy knows."""
+    """By scope and target. Without the workers' policy nobody knows who may have said them: then all count."""
+    policies = _policies(settings)
     newest: dict[str, Pause] = {}
     for record in wire.pauses(settings):
+        if policies and refusal(record, policies, epoch_ms(record.issued_at)):
+            continue
         known = newest.get(record.key)
         if known is None or record.issued_at >= known.issued_at:
             newest[record.key] = record

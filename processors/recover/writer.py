@@ -88,7 +88,6 @@ class Writer:
         """Records of a poisoned transaction, one of which is the cause."""
         self._deadlines_refused = 0
         """Transactions of deadlines alone that the broker refused since one was committed."""
-        """What one deadline says is refused: its recovery ends with less."""
         self._settings = settings
         self._policies = policies
         self._partitions = partitions

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import tomllib
+from datetime import UTC, datetime
 from pathlib import Path
 from stat import S_IMODE
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from typer.testing import CliRunner, Result
 
 from cli.context import ExitCode
 from cli.demo.people import provide
 from cli.main import app
-from cli.operate import keys
+from cli.operate import keys, wire
 from processors.recover.policy import Policies, Policy
 from schemas import signing
+from schemas.records import Pause, PauseScope
 
 
 @pytest.fixture(autouse=True)
@@ -85,6 +88,21 @@ def test_without_a_key_of_ones_own_nothing_is_asked_of_the_broker(home: Path, tm
 def test_half_a_command_is_wrong_usage(args: tuple[str, ...]) -> None:
     run("operator", "keygen", "ann")
     assert run(*args).exit_code == ExitCode.USAGE
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_where_the_policy_is_at_hand_a_stranger_pauses_nothing(
+    known: bool, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy = tmp_path / "policy.toml"
+    policy.write_text(run("operator", "keygen", "ann").stdout)
+    monkeypatch.setenv("OMIUM_POLICY_FILE", str(policy))
+    ann, stranger = keys.mine(None).key, Ed25519PrivateKey.generate()
+    word = Pause(
+        scope=PauseScope.ALL, paused=True, operator="ann", reason="it burns", issued_at=datetime.now(UTC), signature=b""
+    )
+    monkeypatch.setattr(wire, "pauses", lambda _: [signing.sign(word, ann if known else stranger)])
+    assert ("it burns" in run("pauses").output) is known
 
 
 def test_who_runs_up_may_decide_there_by_the_policy_that_ships(tmp_path: Path) -> None:
