@@ -53,8 +53,7 @@ def may_pass(
     lacking = _lacking(turn, recovery, ready, choices)
     if lacking is None:
         return choices
-    state = standing(turn.view, lacking, turn.now)
-    if state and state.circuit in (Circuit.OPEN, Circuit.HALF_OPEN):
+    if _is_down(turn, lacking):
         others = [
             choose(recovery, b, o, p, turn.now, _barred(turn, recovery, b))
             for (b, o), p in zip(ready, policies, strict=True)
@@ -90,7 +89,14 @@ def _granted(turn: Turn, recovery: Recovery, dependency: str) -> bool:
 
 
 def _has_permit(turn: Turn, recovery: Recovery, dependency: str) -> bool:
-    return any(name == dependency and turn.now < expires_ms for name, expires_ms in recovery.permits)
+    until_ms = max((expires_ms for name, expires_ms in recovery.permits if name == dependency), default=0)
+    # It outlives its time while the attempt waits for another: else two that come one by one were never there together.
+    return turn.now < until_ms or (until_ms > 0 and not _is_down(turn, dependency))
+
+
+def _is_down(turn: Turn, dependency: str) -> bool:
+    state = standing(turn.view, dependency, turn.now)
+    return state is not None and state.circuit in (Circuit.OPEN, Circuit.HALF_OPEN)
 
 
 def _barred(turn: Turn, recovery: Recovery, branch: Branch) -> Callable[[Option], str | None]:

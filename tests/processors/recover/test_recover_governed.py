@@ -183,6 +183,33 @@ def test_where_it_is_down_another_service_is_taken_instead_and_the_record_says_w
     assert failed(both_down, BACKOFF, FALLBACK, HUMAN).commands == []
 
 
+@pytest.mark.parametrize("opens", [False, True])
+def test_permits_for_parallel_branches_come_one_by_one(opens: bool) -> None:
+    """The first is kept until the second comes, however late; not if what it is for is down again by then."""
+    erp = f"{TENANT}/tool:erp"
+
+    def news(circuit: Circuit) -> View:
+        both = (standing(circuit, world.now, CRM), standing(Circuit.THROTTLED, world.now, erp))
+        return View(dependencies={name: known for view in both for name, known in view.dependencies.items()})
+
+    world = World(policies=POLICIES)
+    world.view = news(Circuit.THROTTLED)
+    offsets = [
+        world.fail(f, tool_response=ToolResponse(tool=tool, call_fingerprint=f))
+        for f, tool in (("1", "crm"), ("2", "erp"))
+    ]
+    for offset in offsets:
+        world.offer(offset, BACKOFF, HUMAN, subtype="rate_limit")
+    world.step(permit(world))
+    world.view = news(Circuit.OPEN if opens else Circuit.THROTTLED)
+    world.tick(14_000)
+    world.view = news(Circuit.OPEN if opens else Circuit.THROTTLED)
+    assert world.commands == []
+    world.step(permit(world, dependency=erp))
+    assert len(world.commands) == (not opens)
+    assert uses(world) == ([] if opens else [PermitUse.USED, PermitUse.USED])
+
+
 @pytest.mark.parametrize("ends", [False, True])
 def test_who_no_longer_waits_says_so(ends: bool) -> None:
     """Else the governor, oldest first, gives its permits to those that ended in the outage."""
