@@ -23,8 +23,10 @@ from processors.govern.state import (
     Probe,
     Slot,
     Tenant,
+    as_of,
     counted,
     incident,
+    moved,
     total,
     with_words,
 )
@@ -91,7 +93,7 @@ class _Turn:
         self.waiting: dict[str, dict[str, Wanted]] = dict(tenant.waiting)  # type: ignore[arg-type]
         self._own: set[str] = set()
         """Names in `waiting` whose value is this call's own."""
-        self.window = tenant.window
+        self.window = moved(tenant.window, now)
         self.effects: list[Event] = []
 
     def result(self) -> Tenant:
@@ -117,6 +119,7 @@ class _Turn:
         dependency = self.dependencies.get(report.dependency) or self._make_room(report.dependency)
         if dependency is None:
             return
+        dependency = as_of(dependency, now)
         counts = Slot(
             now // SLOT_MS,
             failures=report.failures + report.expired,
@@ -242,6 +245,7 @@ class _Turn:
         dependency, now = self.dependencies.get(name), self._now
         if dependency is None:
             return
+        dependency = as_of(dependency, now)
         waits, policy = bool(self.waiting.get(name)), self.policy(name)
         quiet = now - dependency.heard_ms >= QUIET_MS and not waits
         if dependency.probe and now >= dependency.probe.until_ms:

@@ -142,6 +142,31 @@ class Tenant:
     """When something happens by itself next; 0: never."""
 
 
+def moved(window: Window, now: int) -> Window:
+    """`window`, which may be of a clock that was set back since."""
+    ahead = window[-1].number - now // SLOT_MS if window else 0
+    return tuple(replace(slot, number=slot.number - ahead) for slot in window) if ahead > 0 else window
+
+
+def as_of(dependency: Dependency, now: int) -> Dependency:
+    """`dependency`, whose times may be of a clock that was set back since: all of them go back with it."""
+    ahead_ms = max(dependency.since_ms, dependency.paid_ms, dependency.heard_ms, dependency.said_ms) - now
+    if ahead_ms <= 0:
+        return dependency
+    probe, outage = dependency.probe, dependency.outage
+    return replace(
+        dependency,
+        since_ms=dependency.since_ms - ahead_ms,
+        until_ms=dependency.until_ms - ahead_ms,
+        paid_ms=dependency.paid_ms - ahead_ms,
+        heard_ms=dependency.heard_ms - ahead_ms,
+        said_ms=dependency.said_ms - ahead_ms,
+        window=moved(dependency.window, now),
+        probe=probe and replace(probe, until_ms=probe.until_ms - ahead_ms),
+        outage=outage and replace(outage, said_ms=outage.said_ms - ahead_ms),
+    )
+
+
 _MEMORY: Final = TypeAdapter(Dependency)
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import itertools
 
+import pytest
 from govern_world import CRM, POLICIES, SMALL, START_MS, World, report, wanted
 
+from processors.govern.core import TimePassed
 from processors.recover.policy import Policies
 from schemas.records import Circuit, IncidentStatus, PermitUse, PermitWord, Unresolved, epoch_ms, from_epoch_ms
 
@@ -226,6 +228,25 @@ def test_a_successor_goes_on_where_the_broadcast_stands() -> None:
     world.hear(wanted=tuple(wanted(n, world.now) for n in range(10)))
     world.pass_time(2_100)
     assert len(world.permits) == 1, "the budget knows of the five"
+
+
+@pytest.mark.parametrize("circuit", [Circuit.CLOSED, Circuit.OPEN, Circuit.HALF_OPEN, Circuit.THROTTLED])
+def test_a_successor_whose_clock_is_an_hour_behind_keeps_nobody_waiting_for_it(circuit: Circuit) -> None:
+    """Nor does what its predecessor counted stay in the window."""
+    world = World() if circuit is Circuit.CLOSED else down()
+    if circuit in (Circuit.HALF_OPEN, Circuit.THROTTLED):
+        probing(world)
+    if circuit is Circuit.THROTTLED:
+        world.word(world.permits[-1], PermitUse.SUCCEEDED)
+    world.hear(unpermitted=6)
+    before = len(world.permits)
+    world.restart()
+    world.now -= 3_600_000
+    for _ in range(15):
+        world.hear(wanted=(wanted(9, world.now),))
+        world.step(TimePassed())
+        world.pass_time(2_000)
+    assert len(world.permits) > before
 
 
 def test_what_is_well_and_quiet_is_forgotten() -> None:
