@@ -346,10 +346,11 @@ def _ends(
         try:
             return {(tp.topic, tp.partition): future.result().offset for tp, future in answer.items()}
         except KafkaException:
-            # A leader has just been elected.
+            # A leader has just been elected, and the client would go on asking as if it had not.
             if time.monotonic() > deadline:
                 raise
             time.sleep(0.5)
+            admin.list_topics(timeout=60)
 
 
 def audit_complete(verdict: Verdict, rows: Rows, query: Query) -> None:

@@ -129,6 +129,16 @@ class Changelog:
 
 def ends(admin: AdminClient, asked: list[TopicPartition], isolation: IsolationLevel) -> dict[TopicPartition, int]:
     """The end offset of each partition, as the broker has it now. Raises KafkaException or TimeoutError."""
+    try:
+        return _ends(admin, asked, isolation)
+    except KafkaException:
+        # An admin client goes on asking by the leader epochs that it knows. After a broker has come back they are old,
+        # and refused, for the quarter of an hour that metadata are kept.
+        admin.list_topics(timeout=RPC_S)
+        return _ends(admin, asked, isolation)
+
+
+def _ends(admin: AdminClient, asked: list[TopicPartition], isolation: IsolationLevel) -> dict[TopicPartition, int]:
     request = {TopicPartition(tp.topic, tp.partition): OffsetSpec.latest() for tp in asked}
     futures = admin.list_offsets(request, isolation_level=isolation, request_timeout=RPC_S)
     return {tp: future.result(RPC_S).offset for tp, future in futures.items()}

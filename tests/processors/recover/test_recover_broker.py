@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from pathlib import Path
 
 import pytest
-from confluent_kafka import ConsumerGroupTopicPartitions, Producer, TopicPartition
+from confluent_kafka import (
+    ConsumerGroupTopicPartitions,
+    IsolationLevel,
+    KafkaException,
+    Producer,
+    TopicPartition,
+)
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
 from recover_broker import Load, Reader, eventually, finish
 
+from ops.broker import Broker
 from ops.runtime.settings import Settings
+from processors.recover.changelog import ends
 from processors.recover.partitioner import partition_of
 from schemas.records import DispositionKind
 from schemas.topics import COMMANDS, DEAD_LETTERS, DISPOSITIONS, FAILURES, OPTION_TOPICS, RECOVER_INPUTS, RESULTS
@@ -194,6 +203,21 @@ def test_records_that_are_passed_on_are_sent_in_batches_that_their_topic_takes(
     eventually(lambda: len([d for d in reader.of(DISPOSITIONS.name) if d.kind == DispositionKind.OPENED]) >= 80)
     assert {d.kind for d in reader.records[DISPOSITIONS.name]} == {DispositionKind.OPENED, DispositionKind.FORWARDED}
     assert "too large" not in (tmp_path / "worker-0.log").read_text()
+
+
+def test_ends_are_known_after_the_broker_came_back(ours: Settings, fresh_kafka: Broker) -> None:
+    admin = AdminClient(ours.kafka())
+    asked = [TopicPartition(FAILURES.name, partition) for partition in range(ours.partitions)]
+
+    def known() -> bool:
+        with contextlib.suppress(KafkaException, TimeoutError):
+            return len(ends(admin, asked, IsolationLevel.READ_UNCOMMITTED)) == ours.partitions
+        return False
+
+    eventually(known)
+    fresh_kafka.kill()
+    fresh_kafka.restart()
+    eventually(known, 30)
 
 
 def test_unequal_partition_counts_are_refused_at_start(ours: Settings, start) -> None:  # type: ignore[no-untyped-def]
