@@ -148,8 +148,9 @@ class Policies:
         path = path or SHIPPED
         try:
             return cls(tomllib.loads(path.read_text()))
-        except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError, AttributeError, TypeError) as error:
-            # The last two: a key where a table belongs.
+        except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise PolicyError(f"{path}: {error}") from error
+        except (AttributeError, TypeError) as error:  # a key where a table belongs
             raise PolicyError(f"{path}: {error}") from error
 
     def of(self, tenant_id: str, agent_id: str | None, tool: str | None) -> Policy:

@@ -86,7 +86,10 @@ def test_who_may_decide_for_whom() -> None:
     assert [operators[name].may_decide_for("*") for name in ("ann", "bob")] == [False, True]
 
 
-@pytest.mark.parametrize("text", ["[default", "tenants = 3", "[tenants]\nacme = 3", "default = 3", "operators = 3"])
+@pytest.mark.parametrize(
+    "text",
+    ["[default", "tenants = 3", "[tenants]\nacme = 3", "default = 3", "operators = 3", f"a = {'[' * 9999}{']' * 9999}"],
+)
 def test_a_file_that_is_no_policy_is_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "policy.toml"
     path.write_text(text)
