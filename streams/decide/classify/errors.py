@@ -33,10 +33,6 @@ class Finding(NamedTuple):
     level: int
     """Depth of the exception that it was read from; 0 is the one that ended the run."""
 
-    @property
-    def verdict(self) -> tuple[Category, str]:
-        return self.rule.verdict
-
 
 def findings(event: FailureEvent, rules: Rules) -> list[Finding]:
     """Everything the rules say about the event's error, the decisive one first. Control flow, where it shows, alone."""
@@ -87,8 +83,10 @@ def torn(found: list[Finding]) -> bool:
 
 def agreeing(found: list[Finding], finding: Finding | None = None, statuses: bool = True) -> int:
     """How many rules speak for a verdict, that of `finding` or the decisive one."""
-    verdict = (finding or found[0]).verdict
-    return len({item.rule.name for item in found if item.verdict == verdict and (statuses or not item.rule.status)})
+    verdict = (finding or found[0]).rule.verdict
+    return len(
+        {item.rule.name for item in found if item.rule.verdict == verdict and (statuses or not item.rule.status)}
+    )
 
 
 def _innermost_first(found: list[Finding]) -> list[Finding]:

@@ -68,7 +68,7 @@ def classify(event: FailureEvent, rules: Rules | None = None, judgements: Sequen
 def _of_the_run(event: FailureEvent, decisive: Finding) -> bool:
     """Whether words about a timeout are of the run itself: no tool and no model is in sight."""
     called = event.tool_response is not None or origin_of(event) in ("tool", "model")
-    return decisive.verdict == _CALL_TIMEOUT and decisive.source is EvidenceSource.MESSAGE and not called
+    return decisive.rule.verdict == _CALL_TIMEOUT and decisive.source is EvidenceSource.MESSAGE and not called
 
 
 def _checked(event: FailureEvent) -> Checked:
@@ -169,8 +169,10 @@ def _what(event: FailureEvent, decisive: Finding, text: str) -> str:
 
 def _error_evidence(said: list[Finding]) -> tuple[Evidence, ...]:
     """What spoke for the verdict, the decisive first, then what spoke against it."""
-    verdict = said[0].verdict
-    ordered = [item for item in said if item.verdict == verdict] + [item for item in said if item.verdict != verdict]
+    verdict = said[0].rule.verdict
+    ordered = [item for item in said if item.rule.verdict == verdict] + [
+        item for item in said if item.rule.verdict != verdict
+    ]
     shown: dict[str, str] = {}
     for item in ordered[:_MAX_EVIDENCE]:
         if item.text not in shown:
@@ -190,7 +192,7 @@ def _confidence(said: list[Finding]) -> float:
     weight = said[0].weight
     if weight < SPECIFIC:
         return 0.4
-    rival = next((item.weight for item in said if item.verdict != said[0].verdict), 0)
+    rival = next((item.weight for item in said if item.rule.verdict != said[0].rule.verdict), 0)
     other = transience_rival(said)
     if other is not None and weight - other.weight < 2 * CLEAR_LEAD:
         return 0.7
@@ -199,9 +201,9 @@ def _confidence(said: list[Finding]) -> float:
 
 
 def _counterfactual(said: list[Finding]) -> str:
-    verdict = said[0].verdict
-    paths = " and ".join(dict.fromkeys(item.path for item in said if item.verdict == verdict))
-    rival = next((item for item in said if item.verdict != verdict), None)
+    verdict = said[0].rule.verdict
+    paths = " and ".join(dict.fromkeys(item.path for item in said if item.rule.verdict == verdict))
+    rival = next((item for item in said if item.rule.verdict != verdict), None)
     if rival is None:
         return f"Without {paths} the cause would be unknown."
     say = "say" if " and " in paths else "says"
