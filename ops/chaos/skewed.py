@@ -6,7 +6,9 @@ fail: it does not know waits until a moment of the monotonic clock.
 
 from __future__ import annotations
 
+import contextlib
 import datetime
+import importlib
 import os
 import runpy
 import sys
@@ -27,6 +29,9 @@ def skew(offset_s: float) -> None:
             return isinstance(value, true)
 
     class Skewed(true, metaclass=Instances):  # type: ignore[misc]
+        # Without a dict: C code that was built for the true one measures it.
+        __slots__ = ()
+
         @classmethod
         def now(cls, tz: datetime.tzinfo | None = None) -> Any:
             return true.now(tz) + offset
@@ -42,6 +47,9 @@ def skew(offset_s: float) -> None:
 
 def main() -> None:
     if offset_s := float(os.environ.get(VARIABLE, 0)):
+        with contextlib.suppress(ImportError):
+            # chDB imports it at the first query. Its C code was built for the true datetime: with ours it crashes.
+            importlib.import_module("pandas")
         skew(offset_s)
         print(f"clock off by {offset_s:+.0f} s", file=sys.stderr, flush=True)
     del sys.argv[0]
