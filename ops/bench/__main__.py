@@ -36,6 +36,7 @@ QUIX: Final = ROOT / ".cache" / "bench-quix"
 LOCK: Final = ROOT / "requirements" / "bench-quix.txt"
 _PEERS: Final = ("ours", "quix", "bare")
 _RATES: Final = (100, 1000)
+_WARM_UP_S: Final = 10.0
 _PARTS: Final = ("throughput", "framework", "latency", "classify", "recover")
 
 Run = dict[str, Any]
@@ -155,6 +156,8 @@ def latency(seconds: float) -> Figures:
                 topics.create(settings)
                 with running(settings) as pids:
                     pids["broker"] = broker.pid() or 0
+                    # A Java machine that has just begun takes three times as long for a transaction.
+                    measure(settings, rate, _WARM_UP_S, f"{kind}-warm-{rate}")
                     result = found[kind] = measure(settings, rate, seconds, f"{kind}-{rate}", pids)
             say(
                 f"  {kind:8}{rate:6}/s  p50 {result.p50:8.1f} ms  p99 {result.p99:8.1f} ms"

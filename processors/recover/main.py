@@ -74,7 +74,7 @@ class Worker:
                     "max.poll.interval.ms": 300_000,
                     "fetch.wait.max.ms": 100,
                     # Little is fetched ahead: behind a flood of one topic wait the records of all.
-                    "queued.min.messages": 2,
+                    "queued.min.messages": 16,
                     "queued.max.messages.kbytes": 4096,
                     # And what was taken is fetched again at once: by default after 1 s.
                     "fetch.queue.backoff.ms": 10,
