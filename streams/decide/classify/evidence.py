@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
+import re2
+
 from schemas.records import Cause, ErrorInfo, FailureEvent, FailureOrigin, Protocol, ToolResponse, parse_json_text
 
 MAX_TEXT_CHARS: Final = 4_096
@@ -50,6 +52,8 @@ _TEXT_KEYS: Final = frozenset(
     ]
 )
 _STATUS_KEYS: Final = frozenset(["status_code", "statuscode", "http_status", "httpstatus", "code", "status"])
+_FAILED: Final = re2.compile(r"(?i)^(?:error|fail(?:ed|ure)?)$|_(?:limit|denied|exceeded)$")
+"""What a body says as its status when it failed: JSend, Google Maps."""
 
 
 class Level(NamedTuple):
@@ -158,6 +162,8 @@ def _reports_an_error(tool: ToolResponse, body: Any) -> bool:
         bool(body.get("error") or body.get("errors") or body.get("isError") or body.get("is_error"))
         or body.get("ok") is False
         or body.get("success") is False
+        or bool(body.get("error_message") or body.get("errorMessage"))
+        or _FAILED.search(str(body.get("status"))[:80]) is not None
     )
 
 

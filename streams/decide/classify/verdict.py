@@ -35,6 +35,7 @@ _MAX_DETAILS_BYTES: Final = 32_768
 _READ_CHARS: Final = 2_048
 _TELLING: Final = 70
 _CALL_TIMEOUT: Final = (Category.TOOL_FAILURE, "timeout")
+_UNAVAILABLE: Final = (Category.TOOL_FAILURE, "service_unavailable")
 _NOTHING: Final = Checked([])
 
 
@@ -56,7 +57,7 @@ def classify(event: FailureEvent, rules: Rules | None = None, judgements: Sequen
         if not (elsewhere and all(violation.soft for violation in violations)):
             return _of_violations(checked)
     if strong:
-        exceeded = overruns(event) if _of_the_run(event, said[0]) else []
+        exceeded = _exceeded_by_the_run(event, said[0])
         return _of_overruns(exceeded) if exceeded else _of_error(event, said)
     if found := flaws(event, judgements):
         return _of_flaws(found)
@@ -65,10 +66,18 @@ def classify(event: FailureEvent, rules: Rules | None = None, judgements: Sequen
     return _of_error(event, said) if said else _abstained(event, checked.refused)
 
 
-def _of_the_run(event: FailureEvent, decisive: Finding) -> bool:
-    """Whether words about a timeout are of the run itself: no tool and no model is in sight."""
+def _exceeded_by_the_run(event: FailureEvent, decisive: Finding) -> list[Overrun]:
+    """Limits that words about a timeout or about a process that ended speak of; none where a tool or a model is in
+    sight: then the words are of it.
+    """
     called = event.tool_response is not None or origin_of(event) in ("tool", "model")
-    return decisive.rule.verdict == _CALL_TIMEOUT and decisive.source is EvidenceSource.MESSAGE and not called
+    if called or decisive.source is EvidenceSource.STRUCTURED:
+        return []
+    if decisive.rule.verdict == _CALL_TIMEOUT and decisive.source is EvidenceSource.MESSAGE:
+        return overruns(event)
+    if decisive.rule.verdict == _UNAVAILABLE and not (event.error and event.error.http_status):
+        return [overrun for overrun in overruns(event) if overrun.subtype == "out_of_memory"]
+    return []
 
 
 def _checked(event: FailureEvent) -> Checked:
