@@ -12,6 +12,7 @@ that is met
 - transient_called_permanent, permanent_called_transient: harm. Transient is what waiting or repeating may cure:
 rate_limit,
   timeout (of a tool or a run), service_unavailable, network_error; a row's expected_transient decides for its own call.
+  A state_conflict that is met and not called lasting is repeated once, which suits both kinds.
   An abstention harms nobody.
 - The last line is JSON.
 
@@ -243,7 +244,10 @@ def _harm(row: Row, verdict: Classification) -> str | None:
         return None
     was, said = row.subtype in TRANSIENT, verdict.subtype in TRANSIENT
     if row.transient is not None:
-        was, said = row.transient, said and parse_json_text(verdict.details).get("lasting") is not True
+        lasts = parse_json_text(verdict.details).get("lasting") is True
+        if verdict.subtype == row.subtype == "state_conflict" and not lasts:
+            return None
+        was, said = row.transient, said and not lasts
     if was == said:
         return None
     return "transient_called_permanent" if was else "permanent_called_transient"

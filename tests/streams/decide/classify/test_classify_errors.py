@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from classify_events import chained, details, error, event, said, tool
 
-from schemas.records import Classification, ErrorInfo, FailureEvent
+from schemas.records import Classification, ErrorInfo, FailureEvent, FailureOrigin
 from streams.decide.classify import classify
 
 
@@ -322,3 +322,44 @@ def test_limits(fields: dict[str, Any], verdict: str) -> None:
 def test_a_limit_s_details_hold_how_far_it_was_exceeded() -> None:
     found = details(classify(event(metrics={"duration_s": 45.0, "timeout_s": 30.0})))
     assert found == {"limit": 30.0, "measured": 45.0, "unit": "s", "overshoot": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("origin", "status", "used", "verdict"),
+    [
+        (FailureOrigin.RUNTIME, None, 3, "performance/out_of_memory"),
+        (FailureOrigin.RUNTIME, None, 1, "tool_failure/service_unavailable"),
+        (FailureOrigin.RUNTIME, 503, 3, "tool_failure/service_unavailable"),
+        (FailureOrigin.TOOL, None, 3, "tool_failure/service_unavailable"),
+    ],
+)
+def test_a_process_that_died_over_its_memory_limit_ran_out_of_memory(
+    origin: FailureOrigin, status: int | None, used: int, verdict: str
+) -> None:
+    given = event(
+        origin=origin,
+        error=ErrorInfo(message="A process in the process pool was terminated abruptly", http_status=status),
+        metrics={"memory_bytes": used << 30, "memory_limit_bytes": 2 << 30},
+    )
+    assert said(given) == verdict
+
+
+@pytest.mark.parametrize(
+    ("body", "verdict"),
+    [
+        ({"status": "OVER_QUERY_LIMIT", "results": []}, "tool_failure/rate_limit"),
+        ({"status": "error", "message": "invalid API key"}, "tool_failure/auth_error"),
+        ({"errorMessage": "Rate limit exceeded"}, "tool_failure/rate_limit"),
+        ({"status": "ok", "message": "invalid API key"}, "tool_failure/unknown"),
+    ],
+)
+def test_a_body_that_says_by_its_status_that_it_failed_is_read_under_a_200(body: dict[str, Any], verdict: str) -> None:
+    assert said(tool(200, body=body)) == verdict
+
+
+@pytest.mark.parametrize(
+    ("line", "verdict"),
+    [("SSH-2.0-OpenSSH_9.2", "tool_failure/bad_response"), ("''", "tool_failure/network_error")],
+)
+def test_a_peer_that_speaks_another_protocol_was_reached(line: str, verdict: str) -> None:
+    assert said(error(line, "http.client.BadStatusLine")) == verdict

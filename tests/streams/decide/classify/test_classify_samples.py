@@ -21,6 +21,7 @@ SAMPLES = (
     "errors_vocabulary",
     "errors_sealed",
     "errors_surveyed",
+    "errors_unseen",
 )
 MIN_ANSWERED = 0.98
 MIN_RIGHT_OF_ANSWERED = 0.98
@@ -65,6 +66,19 @@ def test_every_collected_row_says_where_it_was_seen() -> None:
         ("Deadline of 120s exceeded, last exception: 503 Reauthentication is needed", "tool_failure/auth_error"),
         ("The operation was aborted due to timeout", "tool_failure/timeout"),
         ("429 余额不足", "tool_failure/quota_exhausted"),
+        # A server that refuses a session was reached.
+        ('connection failed: FATAL:  database "sales" does not exist', "tool_failure/not_found"),
+        ("connection failed: FATAL:  the database system is starting up", "tool_failure/service_unavailable"),
+        # No token because nobody may have one, or because nobody could be asked.
+        ("ManagedIdentity failed to acquire an access token: no identity assigned", "tool_failure/auth_error"),
+        ("Failed to acquire an access token: connection refused", "tool_failure/network_error"),
+        ("Failed to acquire an access token: 503 Service Unavailable", "tool_failure/service_unavailable"),
+        # A process has a quota of memory, a store as well.
+        ("worker.2: Error R15 (Memory quota vastly exceeded)", "performance/out_of_memory"),
+        ("deny to write, reason: memory quota exceeded", "tool_failure/service_unavailable"),
+        ("JOB 7 ON n1 CANCELLED AT 2026-01-01T00:00:00 DUE TO TIME LIMIT", "performance/timeout"),
+        ("JOB 7 ON n1 CANCELLED AT 2026-01-01T00:00:00 DUE TO PREEMPTION", "tool_failure/service_unavailable"),
+        ("The user doesn't want to proceed with this tool use.", "none/control_flow"),
     ],
 )
 def test_words_that_resemble_another_cause(message: str, verdict: str) -> None:
