@@ -88,7 +88,7 @@ def test_nonsense_ends_as_one_dead_letter_each_and_stops_nobody(stack: Stack) ->
 
 def test_an_oversized_message_is_refused_at_the_producer(stack: Stack) -> None:
     for topic in AUDITED:
-        problem = produce(stack, topic, b"x" * (topic.max_message_bytes + 1), **{"message.max.bytes": 10_000_000})
+        problem = produce(stack, topic, b"x" * (topic.max_batch_bytes + 1), **{"message.max.bytes": 10_000_000})
         assert problem is not None, topic.name
         assert problem.code() == KafkaError.MSG_SIZE_TOO_LARGE, topic.name
 

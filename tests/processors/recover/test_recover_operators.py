@@ -151,15 +151,17 @@ def test_a_word_counts_while_its_operator_is_in_the_policy(  # type: ignore[no-u
     worker = start(policy=ann.policy)
     fail(load, 0, *REMEDIES)
     eventually(reader.has(COMMANDS.name, 1))
-    ann.run("pause", "--tenant", load.tenant, "--reason", "too early", "--yes")
     log = tmp_path / "worker-0.log"
-    eventually(lambda: "the policy knows no such operator" in log.read_text())
+    unheard = "the policy knows no such operator"
+    before = log.read_text().count(unheard)  # words of others
+    ann.run("pause", "--tenant", load.tenant, "--reason", "too early", "--yes")
+    eventually(lambda: log.read_text().count(unheard) > before)
     held = lambda: [d for d in reader.of(DISPOSITIONS.name) if d.kind is DispositionKind.HELD]  # noqa: E731
 
     def follows(change: Callable[[], object]) -> None:
-        said = log.read_text().count(" policy ")
+        said = log.read_text().count("recover policy ")
         change()
-        eventually(lambda: log.read_text().count(" policy ") > said)
+        eventually(lambda: log.read_text().count("recover policy ") > said)
 
     follows(ann.allow)
     fail(load, 1, *REMEDIES)
