@@ -141,4 +141,8 @@ def ends(admin: AdminClient, asked: list[TopicPartition], isolation: IsolationLe
 def _ends(admin: AdminClient, asked: list[TopicPartition], isolation: IsolationLevel) -> dict[TopicPartition, int]:
     request = {TopicPartition(tp.topic, tp.partition): OffsetSpec.latest() for tp in asked}
     futures = admin.list_offsets(request, isolation_level=isolation, request_timeout=RPC_S)
-    return {tp: future.result(RPC_S).offset for tp, future in futures.items()}
+    found = {tp: future.result(RPC_S).offset for tp, future in futures.items()}
+    if min(found.values(), default=0) < 0:
+        # A leader that was elected just now does not know yet. Read up to there, a changelog would be empty.
+        raise KafkaException(KafkaError(KafkaError.OFFSET_NOT_AVAILABLE))
+    return found

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
-from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka import Consumer, IsolationLevel, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 from recover_broker import Load, Reader, eventually, finish
 
@@ -15,7 +17,7 @@ from ops.runtime.settings import Settings
 from processors.recover import assignment as assignments
 from processors.recover import changelog as changelogs
 from processors.recover.assignment import Assignment
-from processors.recover.changelog import Changelog, DoubtError
+from processors.recover.changelog import Changelog, DoubtError, ends
 from processors.recover.ledger import Ledger
 from processors.recover.partitioner import partition_of
 from processors.recover.policy import Policies
@@ -238,3 +240,26 @@ def test_a_changed_policy_file_counts_without_a_restart(  # type: ignore[no-unty
     change("[default]\nmax_attempts = 3\n")
     eventually(lambda: version() == first, 20)
     assert child.exit_code is None
+
+
+class NotYet(AdminClient):
+    """Of a leader that does not know its ends for the first `times` it is asked."""
+
+    def __init__(self, times: int) -> None:
+        self.times = times
+
+    def list_offsets(self, request, **_):  # type: ignore[no-untyped-def]
+        self.times -= 1
+        done: Future[SimpleNamespace] = Future()
+        done.set_result(SimpleNamespace(offset=-1 if self.times >= 0 else 7))
+        return dict.fromkeys(request, done)
+
+    def list_topics(self, **_):  # type: ignore[no-untyped-def]
+        return None
+
+
+def test_an_end_that_is_not_known_is_none() -> None:
+    asked = [TopicPartition(RECOVER_STATE.name, 0)]
+    with pytest.raises(KafkaException):
+        ends(NotYet(2), asked, IsolationLevel.READ_COMMITTED)
+    assert ends(NotYet(1), asked, IsolationLevel.READ_COMMITTED) == {asked[0]: 7}
