@@ -25,6 +25,15 @@ TRANSACTION_MS: Final = 15_000
 _STALLS_S: Final = 15.0
 """It gave nothing for so long: who leads it may have changed unseen, a new consumer asks again."""
 
+_LEADER_CHANGED: Final = frozenset(
+    {
+        KafkaError.FENCED_LEADER_EPOCH,
+        KafkaError.UNKNOWN_LEADER_EPOCH,
+        KafkaError.NOT_LEADER_FOR_PARTITION,
+        KafkaError.OFFSET_NOT_AVAILABLE,
+    }
+)
+
 
 class DoubtError(Exception):
     """A transaction was aborted, or nobody knows: discard producer and state, take over anew."""
@@ -131,7 +140,9 @@ def ends(admin: AdminClient, asked: list[TopicPartition], isolation: IsolationLe
     """The end offset of each partition, as the broker has it now. Raises KafkaException or TimeoutError."""
     try:
         return _ends(admin, asked, isolation)
-    except KafkaException:
+    except KafkaException as error:
+        if error.args[0].code() not in _LEADER_CHANGED:
+            raise
         # An admin client goes on asking by the leader epochs that it knows. After a broker has come back they are old,
         # and refused, for the quarter of an hour that metadata are kept.
         admin.list_topics(timeout=RPC_S)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import time
 from bisect import bisect_right
 from collections import defaultdict, deque
 from itertools import islice
 from typing import Final
 
+from ops.runtime.pace import Pace
 from processors.recover.ledger import Raw
 from processors.recover.writer import Writer
 from schemas.topics import FAILURES, OPTION_TOPICS
@@ -19,8 +19,7 @@ transaction, not two, one behind the other. While streams is away it costs no mo
 REST_S: Final = 0.025
 """A busy partition begins no transaction sooner after the last: each costs the broker as much as ten failures."""
 _BUSY_PER_S: Final = 150
-"""Records read, over the last tenth of a second: four partitions that share a hundred failures a second have fifty."""
-_BUSY_OVER_S: Final = 0.1
+"""Records read: four partitions that share a hundred failures a second have fifty."""
 _OPTION_TOPICS: Final = tuple(topic.name for topic in OPTION_TOPICS)
 _TOKENS_PER_S: Final = 500
 """A hundred next rungs, or five hundred closed recoveries forgotten."""
@@ -34,8 +33,7 @@ class Lane:
         self.read: dict[str, deque[Raw]] = defaultdict(deque)
         self._read_s: deque[float] = deque()
         """When each failure in `read` was read."""
-        self._pace = (0.0, 0.0)
-        """(records read, each worth less the longer ago it was; when the last was)"""
+        self._pace = Pace()
         self._batched_s = 0.0
         self._seen: dict[str, int] = {}
         """Topic to the offset after the last record that was delivered, whatever became of it."""
@@ -72,12 +70,11 @@ class Lane:
         self.read[raw.topic].append(raw)
         if raw.topic == FAILURES.name:
             self._read_s.append(now_s)
-        count, last_s = self._pace
-        self._pace = count * math.exp((last_s - now_s) / _BUSY_OVER_S) + 1, now_s
+        self._pace.count(1, now_s)
 
     def rests_s(self, now_s: float) -> float:
         """How long no batch is to be taken yet, so that the next one is worth its transaction."""
-        if self._pace[0] < _BUSY_PER_S * _BUSY_OVER_S:
+        if self._pace.per_s < _BUSY_PER_S:
             return 0.0
         if sum(map(len, self.read.values())) >= self.writer.limit:
             return 0.0

@@ -295,10 +295,11 @@ class Writer:
         for message in messages:
             if BY_NAME[message.topic].from_agents:
                 # These topics take smaller batches.
-                forwarded_bytes += len(message.value or b"") + _FRAMING_BYTES
-                if forwarded_bytes > _FORWARD_BYTES:
+                size = len(message.value or b"") + _FRAMING_BYTES
+                if forwarded_bytes + size > _FORWARD_BYTES:
                     self._deliver(producer)
-                    forwarded_bytes = len(message.value or b"")
+                    forwarded_bytes = 0
+                forwarded_bytes += size
             extra: dict[str, Any] = {} if message.partition is None else {"partition": message.partition}
             producer.produce(
                 message.topic,

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, cast
@@ -24,6 +23,7 @@ from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 from mode.threads import WorkerThread
 
+from ops.runtime.pace import Pace
 from streams.edge.progress import Progress
 
 log = logging.getLogger(__name__)
@@ -33,9 +33,8 @@ FETCH_S: Final = 0.05
 FETCH_MAX_WAIT_MS: Final = 100
 """How long the broker may hold a fetch. aiokafka has one fetch in flight per broker, without the partitions whose
 records are still unread: those wait for it. Stock: 1,500."""
-BUSY_PER_S: Final = 300
-"""Records read, over the last tenth of a second: from there on each fetch waits for more of them."""
-_BUSY_OVER_S: Final = 0.1
+_BUSY_PER_S: Final = 300
+"""Records read: from there on each fetch waits for more of them."""
 _BUSY_WAIT_MS: Final = 8
 _BUSY_MIN_BYTES: Final = 1024 * 1024
 """More than comes meanwhile."""
@@ -78,8 +77,10 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
     """aiokafka's consumer on a thread and loop of its own, read-committed."""
 
     Worker = _Daemon
-    _pace = (0.0, 0.0)
-    """(records read, each worth less the longer ago it was; when the last were)"""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._pace = Pace()
 
     def _create_worker_consumer(self, transport: Any) -> aiokafka.AIOKafkaConsumer:
         # Recovery of tables needs Faust's own assignor: it places changelogs with their topics.
@@ -140,11 +141,8 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
     def _set_pace(self, fetcher: Any, read: int) -> None:
         # A thousand records a second that come one by one are a thousand fetches, each of which costs the broker, this
         # worker, and who reads what it writes as much as many records.
-        count, last_s = self._pace
-        now_s = self.thread_loop.time()
-        count = count * math.exp((last_s - now_s) / _BUSY_OVER_S) + read
-        self._pace = count, now_s
-        busy = count >= BUSY_PER_S * _BUSY_OVER_S
+        self._pace.count(read, self.thread_loop.time())
+        busy = self._pace.per_s >= _BUSY_PER_S
         fetcher._fetch_max_wait_ms = _BUSY_WAIT_MS if busy else FETCH_MAX_WAIT_MS
         fetcher._fetch_min_bytes = _BUSY_MIN_BYTES if busy else 1
 
