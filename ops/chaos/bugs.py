@@ -118,14 +118,15 @@ _APPLIED: Final = (
         Judge("failpoint:recover.produced@4,failpoint:recover.produced@4,failpoint:recover.produced@4", LOST),
         ("        producer.begin_transaction()\n",
          "        producer.begin_transaction()\n"
-         "        producer.send_offsets_to_transaction(offsets, metadata, _RPC_S)\n"
-         "        producer.commit_transaction(_RPC_S)\n"
+         "        producer.send_offsets_to_transaction(offsets, metadata, RPC_S)\n"
+         "        producer.commit_transaction(RPC_S)\n"
          "        producer.begin_transaction()\n"),
     ),
     _bug(
         "the committed offset is one too high", _RECOVER,
         Judge("kill_worker:recover,kill_worker:recover,kill_worker:recover", LOST),
-        ("self.positions[raw.topic] = max(raw.offset + 1,", "self.positions[raw.topic] = max(raw.offset + 2,"),
+        ("        self.positions.update(positions)\n",
+         "        self.positions.update({topic: at + 1 for topic, at in positions.items()})\n"),
     ),
     _bug(
         "producer and state are kept after an abort", _RECOVER,
@@ -150,7 +151,17 @@ _APPLIED: Final = (
     ),
     _bug(
         "applied offsets are not stored", _RECOVER, Judge("replay:recover", TWICE),
-        ("                self.out.applied[raw.topic] = position\n", "                pass\n"),
+        ("                self.out.applied[topic] = position\n", "                pass\n"),
+    ),
+    _bug(
+        "what was applied before its turn is not stored", _RECOVER,
+        Tests("tests/processors/recover/test_recover_ledger.py -k take_turns"),
+        ("                self.out.ahead[topic] = left\n", "                pass\n"),
+    ),
+    _bug(
+        "records that wait for their turn are committed", _RECOVER,
+        Tests("tests/processors/recover/test_recover_lane.py"),
+        ("known = {topic: progress.position for", "known = {topic: self._seen.get(topic) for"),
     ),
     _bug(
         "a deadline does not wait for what is unread", _RECOVER,
@@ -192,7 +203,8 @@ _APPLIED: Final = (
         "streams acknowledges before the broker has the output", "streams/edge",
         Tests("tests/streams/edge/test_edge_loss.py -k refused_dead_letter"),
         ("        self._outputs.send(output, report,",
-         "        progress.done(offset)\n        self._outputs.send(output, report,"),
+         "        progress.done(record.offset, size_of(record.key, record.value))\n"
+         "        self._outputs.send(output, report,"),
     ),
 )  # fmt: skip
 BUGS: Final = (*_DECIDED, *_APPLIED)

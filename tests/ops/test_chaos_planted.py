@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
 from ops.chaos.bugs import BUGS, Bug, Simulation
@@ -10,7 +13,13 @@ from ops.chaos.planted import ROOT, UnfitError, changes, plant
 
 @pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.name)
 def test_every_bug_fits_the_source(bug: Bug) -> None:
-    assert changes(bug, ROOT)
+    """And is what somebody could write: a name that does not exist would be caught by whatever runs it."""
+    changed = changes(bug, ROOT)
+    assert changed
+    for path, source in changed.items():
+        ruff = [sys.executable, "-m", "ruff", "check", "--select", "F821", "--stdin-filename", str(path), "-"]
+        found = subprocess.run(ruff, input=source, capture_output=True, text=True, cwd=ROOT, check=False)
+        assert found.returncode == 0, found.stdout
 
 
 def test_a_bug_that_does_not_fit_is_refused() -> None:
