@@ -10,6 +10,7 @@ from typing import Final, Protocol
 from ops.runtime.metrics import FAILURES_DETECTED
 from ops.runtime.settings import Settings
 from schemas.codec import Encoded, Malformed, decode, encode
+from schemas.flows import dependency_header
 from schemas.records import ErrorInfo, FailureEvent, Origin, RecoveryOptions
 from schemas.topics import FAILURES, OPTIONS, SETTLED
 from streams.decide import Judgement, Rates
@@ -71,7 +72,7 @@ def detect(decide: Decide, rates: Callable[[], Rates], verification: Verificatio
         )
         category = options.classification.category
         FAILURES_DETECTED.labels(category).inc()
-        return encode(OPTIONS[category], options, source=SOURCE, trace=trace)
+        return encode(OPTIONS[category], options, source=SOURCE, trace=(*trace, *dependency_header(event)))
 
     return handle
 
@@ -83,7 +84,7 @@ async def build(
     app = new_app(settings, WORKER)
     app.outputs = Outputs(settings, app.fail)
     mapper = Mapper(detect(decide, rates, verification), app.outputs, worker=WORKER, fail=app.fail)
-    app.batches(FAILURES.name, mapper.run)
+    app.reads(FAILURES.name, mapper.run)
     table = WindowedTable.add(app, TABLE, size_s=HOUR_S, partitions=settings.partitions)
     learner = Learner(app, table, rates, worker=WORKER)
     app.batches(SETTLED.name, learner.run)

@@ -77,10 +77,18 @@ def encode(topic: str, record: Mapping[str, Any], *, event_id: str, source: str,
         ("ce_type", b"dev.omium." + name.encode()),
         ("ce_source", source.encode()),
         ("content-type", b"application/avro"),
+        *_dependency(record),
         *trace,
     ]
     key = f"{record['tenant_id']}/{record['execution_id']}".encode()
     return Message(topic, key, out.getvalue(), headers, event_id)
+
+
+def _dependency(record: Mapping[str, Any]) -> Headers:
+    """What failed, where it is a service: a flood of its failures then is told from its others."""
+    kind, field = ("agent", "model") if record.get("origin") == "model" else ("tool_response", "tool")
+    name = (record.get(kind) or {}).get(field)
+    return [("ce_dependency", f"{field}:{name[:128]}".encode(errors="replace"))] if name else []
 
 
 def decode_command(value: bytes | None, headers: Read = None) -> Command:

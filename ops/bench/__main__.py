@@ -23,7 +23,7 @@ from typing import Any, Final
 
 from confluent_kafka import Producer
 
-from ops.bench import open_executions
+from ops.bench import open_executions, storm
 from ops.bench.classify_cost import print_costs
 from ops.bench.latency import Latency, measure, relay, workers
 from ops.bench.load import message
@@ -37,7 +37,7 @@ LOCK: Final = ROOT / "requirements" / "bench-quix.txt"
 _PEERS: Final = ("ours", "quix", "bare")
 _RATES: Final = (100, 1000)
 _WARM_UP_S: Final = 10.0
-_PARTS: Final = ("throughput", "framework", "latency", "classify", "recover")
+_PARTS: Final = ("throughput", "framework", "latency", "storm", "classify", "recover")
 
 Run = dict[str, Any]
 Figures = dict[str, float]
@@ -174,6 +174,21 @@ def latency(seconds: float) -> Figures:
     return figures
 
 
+def storms(seconds: float) -> Figures:
+    """What a storm of one tool does to the latency of all else."""
+    found = storm.run(seconds)
+    for name, result in (("quiet", found.quiet), ("storm", found.stormy)):
+        say(f"  {name:8} p50 {result.p50:8.1f} ms  p99 {result.p99:8.1f} ms  missing {result.missing}")
+    say(f"  {found.commands} commands to the runs of the storm")
+    return {
+        "storm_quiet_p99_ms": found.quiet.p99,
+        "storm_p99_ms": found.stormy.p99,
+        "storm_p99_ratio": found.stormy.p99 / found.quiet.p99,
+        "storm_missing": found.stormy.missing,
+        "storm_commands": found.commands,
+    }
+
+
 def classify() -> Figures:
     """CPU of one verdict, of one whole decision, and the tail over random and mutated events."""
     # "decide, status code, us" and "random events, p99.9, ms" as keys.
@@ -198,6 +213,7 @@ def main() -> int:
         ),
         "framework": ("framework", lambda: framework(args.events * 5, args.rounds, args.long, args.backlog)),
         "latency": ("failure to resume command", lambda: latency(args.seconds)),
+        "storm": ("others while one tool's failures storm", lambda: storms(args.seconds)),
         "classify": ("one verdict, one decision", classify),
         "recover": ("open executions of recover", lambda: open_executions.measure(args.executions)),
     }

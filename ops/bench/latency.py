@@ -127,9 +127,9 @@ def _collect(
 
 
 @contextmanager
-def workers(settings: Settings) -> Iterator[dict[str, int]]:
-    """The streams and recover workers, ready: their pids."""
-    modules = {"streams": "streams.main", "recover": "processors.recover.main"}
+def workers(settings: Settings, **others: str) -> Iterator[dict[str, int]]:
+    """The streams and recover workers, and others by name and module, ready: their pids."""
+    modules = {"streams": "streams.main", "recover": "processors.recover.main", **others}
     commands = [["-c", _WORKER.format(name)] for name in modules.values()]
     with _processes(settings, commands) as (urls, pids):
         deadline = time.monotonic() + _START_S

@@ -9,6 +9,7 @@ from typing import Final
 import orjson
 
 from schemas.codec import Encoded, Malformed, decode, encode
+from schemas.flows import dependency_header
 from schemas.records import (
     Agent,
     Checkpoint,
@@ -58,7 +59,8 @@ def failure(number: int, prefix: str = "bench") -> FailureEvent:
 
 def message(number: int, prefix: str = "bench") -> Encoded:
     """Failure `number` as an agent sends it."""
-    return encode(FAILURES, failure(number, prefix), source="bench")
+    event = failure(number, prefix)
+    return encode(FAILURES, event, source="bench", trace=dependency_header(event))
 
 
 def answer(value: bytes, headers: Sequence[tuple[str, bytes]] | None, partition: int = 0, offset: int = 0) -> Encoded:

@@ -79,7 +79,7 @@ def ours(settings: Settings, clock: Clock) -> int:
             else:
                 _finish(clock)
 
-        app.batches(FAILURES.name, Mapper(handle, app.outputs, worker="bench", fail=app.fail).run)
+        app.reads(FAILURES.name, Mapper(handle, app.outputs, worker="bench", fail=app.fail).run)
         return app
 
     return run(build)
@@ -99,7 +99,7 @@ def ours_framework(settings: Settings, clock: Clock) -> int:
         async def body(batch: Batch) -> None:
             for record in batch.records:
                 await guard.attempt(handle, record)
-                batch.progress.done(record.offset)
+                batch.done(record)
                 if clock.count():
                     _finish(clock)
 

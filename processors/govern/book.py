@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 from processors.govern.core import TimePassed, govern
 from processors.govern.state import Tenant, restored, said
-from processors.recover.ledger import Message, Raw, Staged
+from processors.recover.ledger import Message, Raw, Staged, nothing_waits
 from processors.recover.policy import Policies
 from processors.recover.view import View
 from schemas import codec
@@ -127,6 +127,8 @@ class Book:
         suspects: frozenset[tuple[str, int]] = frozenset(),
         breaks: bool = False,
         view: View | None = None,  # noqa: ARG002  the governor is who makes it
+        positions: Mapping[str, int] | None = None,  # noqa: ARG002  nothing here counts offsets
+        waits: Callable[[bytes], bool] = nothing_waits,  # noqa: ARG002  what is due here is told by no record
     ) -> Turned:
         """What `batch`, then the time up to `fire_until`, make of the tenants. As of `recover.ledger.Ledger`."""
         out = Turned()

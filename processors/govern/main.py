@@ -20,6 +20,9 @@ GOVERN: Final = Role(
     inputs=(DEPENDENCY_REPORTS,),
     state=DEPENDENCIES,
     ledger=Book,
+    floods=(DEPENDENCY_REPORTS,),
+    # Each dependency's reports are few, and one that waits makes none of the others wrong.
+    flow=lambda raw: (b"", raw.topic.encode()),
     observe=observe,
     forget=forget,
     watch=lambda *_: ({}, NOTHING),

@@ -94,7 +94,7 @@ class Assignment:
         """
         if self._members() <= 1:
             for number in self._partitions:
-                lane = self._parked[number] = Lane(self._new_writer(number))
+                lane = self._parked[number] = self._lane(number)
                 self._begin(number, lane, takes=False)
         self._consumer.subscribe(
             [topic.name for topic in self._role.inputs],
@@ -124,6 +124,16 @@ class Assignment:
                 self._conclude(number, task)
             else:
                 self._begin(number, lane, takes=True)
+
+    def _lane(self, number: int) -> Lane:
+        return Lane(self._new_writer(number), self._role.flow)
+
+    def flow(self, lane: Lane, on: bool) -> None:
+        """Read the inputs that flood of a partition that is live, or stop reading them for a while."""
+        with suppress(KafkaException):  # of a partition that was just assigned: asked again
+            change = self._consumer.resume if on else self._consumer.pause
+            change([TopicPartition(topic.name, lane.writer.partition) for topic in self._role.floods])
+            lane.paused = not on
 
     def doubt(self, lane: Lane, error: DoubtError) -> None:
         """Nobody knows what became of a transaction or a takeover: it starts anew, after a while."""
@@ -157,7 +167,7 @@ class Assignment:
     def _on_assign(self, consumer: Consumer, assigned: list[TopicPartition]) -> None:
         numbers: list[int] = sorted({tp.partition for tp in assigned})
         parked = self._parked
-        self.lanes = {n: parked.pop(n) if n in parked else Lane(self._new_writer(n)) for n in numbers}
+        self.lanes = {n: parked.pop(n) if n in parked else self._lane(n) for n in numbers}
         self._drop(parked)
         self.live = {n: lane for n, lane in self.lanes.items() if n not in self._tasks and lane.writer.ready}
         for lane in self.live.values():
@@ -165,6 +175,9 @@ class Assignment:
         # Where the others start does not matter: they are paused, and sought before they go on. From the beginning
         # no record can be missed, whatever the consumer does.
         consumer.assign([self._position(tp) if tp.partition in self.live else _from(tp, 0) for tp in assigned])
+        for number in self.live:
+            # One that was full is not any more: what it had read is forgotten.
+            consumer.resume(self._inputs(number))
         for number in self.taking_over:
             self._pause(number)
         log.info("partitions %s", numbers)

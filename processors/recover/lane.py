@@ -5,10 +5,13 @@ from __future__ import annotations
 import time
 from bisect import bisect_right
 from collections import defaultdict, deque
+from collections.abc import Callable
 from itertools import islice
 from typing import Final
 
 from ops.runtime.pace import Pace
+from ops.runtime.progress import Progress
+from ops.runtime.turns import READ_AHEAD_BYTES, FlowId, Turns, size_of
 from processors.recover.ledger import Raw
 from processors.recover.writer import Writer
 from schemas.topics import FAILURES, OPTION_TOPICS
@@ -21,6 +24,8 @@ REST_S: Final = 0.025
 _BUSY_PER_S: Final = 150
 """Records read: four partitions that share a hundred failures a second have fifty."""
 _OPTION_TOPICS: Final = tuple(topic.name for topic in OPTION_TOPICS)
+_MAX_AHEAD: Final = 4_000
+"""Records applied behind one that waits: each transaction says which they are."""
 _TOKENS_PER_S: Final = 500
 """A hundred next rungs, or five hundred closed recoveries forgotten."""
 
@@ -28,22 +33,33 @@ _TOKENS_PER_S: Final = 500
 class Lane:
     """One assigned partition: its writer, what was read for it, and how far its inputs are read."""
 
-    def __init__(self, writer: Writer) -> None:
+    def __init__(self, writer: Writer, flow: Callable[[Raw], FlowId]) -> None:
+        """`flow`: which flow a record is of; they take turns."""
         self.writer = writer
         self.read: dict[str, deque[Raw]] = defaultdict(deque)
+        """What came just now, and what waits for options that may follow."""
+        self.paused = False
+        """Nothing more is read of the inputs that flood."""
+        self._flow = flow
+        self._young: frozenset[bytes | None] = frozenset()
+        """Keys of what is in `read`."""
+        self._turns: Turns[Raw] = Turns()
+        self._progress: dict[str, Progress] = defaultdict(Progress)
         self._read_s: deque[float] = deque()
         """When each failure in `read` was read."""
         self._pace = Pace()
         self._batched_s = 0.0
         self._seen: dict[str, int] = {}
-        """Topic to the offset after the last record that was delivered, whatever became of it."""
+        """Topic to the offset after the last record that was delivered, since the last doubt."""
+        self._told: dict[str, int] = {}
+        """The same, whatever became of it."""
         self._ends: dict[str, tuple[int, int]] = {}
         """Topic to (what had been delivered, the offset) when it was seen to be at its end. Kept over a doubt:
         what had no record then has none, whether or not the end is told again."""
         self.asked: tuple[int, dict[str, int]] | None = None
         """(broker's time, ends of the inputs taken after it)"""
         self.barrier_ms = 0
-        """All that was appended before then has been applied."""
+        """All that was appended before then has been applied, or waits here."""
         self.doubts = 0
         self.retry_at_s = 0.0
         self._tokens = float(_TOKENS_PER_S)
@@ -62,11 +78,19 @@ class Lane:
     def forget_read(self) -> None:
         self.read.clear()
         self._read_s.clear()
+        self._young = frozenset()
+        self._turns = Turns()
+        self._progress.clear()
+        self._seen.clear()
+        self.paused = False
         self.asked = None
         self.barrier_ms = 0
 
     def append(self, raw: Raw, now_s: float) -> None:
         """Keep what was read until a batch takes it. All times here are of the monotonic clock."""
+        if not self._progress[raw.topic].deliver(raw.offset, size_of(raw.key, raw.value)):
+            return
+        self._seen[raw.topic] = self._told[raw.topic] = raw.offset + 1
         self.read[raw.topic].append(raw)
         if raw.topic == FAILURES.name:
             self._read_s.append(now_s)
@@ -76,7 +100,7 @@ class Lane:
         """How long no batch is to be taken yet, so that the next one is worth its transaction."""
         if self._pace.per_s < _BUSY_PER_S:
             return 0.0
-        if sum(map(len, self.read.values())) >= self.writer.limit:
+        if sum(map(len, self.read.values())) + self._turns.ready(now_s) >= self.writer.limit:
             return 0.0
         return max(0.0, self._batched_s + REST_S - now_s)
 
@@ -85,24 +109,43 @@ class Lane:
         return max(0.0, self._read_s[0] + LINGER_S - now_s) if self._read_s else None
 
     def batch(self, now_s: float) -> list[Raw]:
-        """The oldest records of all inputs, an equal share of each: a flood of one holds up no other."""
+        """The records whose turn it is: a flood of one flow holds up no other."""
         if self.rests_s(now_s):
             return []
-        left = self._ripe(now_s)
+        self._ripen(now_s)
         taken: list[Raw] = []
-        while left and len(taken) < self.writer.limit:
-            share = max(1, (self.writer.limit - len(taken)) // len(left))
-            for topic, ripe in list(left.items()):
-                count = min(share, ripe, self.writer.limit - len(taken))
-                taken += [self.read[topic].popleft() for _ in range(count)]
-                left[topic] = ripe - count
-                if topic == FAILURES.name:
-                    for _ in range(count):
-                        self._read_s.popleft()
-            left = {topic: ripe for topic, ripe in left.items() if ripe}
+        while len(taken) < self.writer.limit and (raw := self._turns.take(now_s)) is not None:
+            self._progress[raw.topic].done(raw.offset, size_of(raw.key, raw.value))
+            taken.append(raw)
         if taken:
             self._batched_s = now_s
         return taken
+
+    def positions(self) -> dict[str, int]:
+        """Topic to the first offset of which nothing was read that batches have not taken by now."""
+        known = {topic: progress.position for topic, progress in self._progress.items()}
+        return {topic: position for topic, position in known.items() if position is not None}
+
+    def waits(self, key: bytes) -> bool:
+        """Whether a record of `key` was read that no batch has taken yet."""
+        return key in self._young or self._turns.waits(key)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether no more is to be read for now."""
+        waiting = self._progress.values()
+        return sum(p.size_bytes for p in waiting) >= READ_AHEAD_BYTES or sum(p.ahead for p in waiting) >= _MAX_AHEAD
+
+    def _ripen(self, now_s: float) -> None:
+        for topic, count in self._ripe(now_s).items():
+            queue = self.read[topic]
+            for _ in range(count):
+                raw = queue.popleft()
+                self._turns.put(raw.key or b"", self._flow(raw), raw, size_of(raw.key, raw.value))
+            if topic == FAILURES.name:
+                for _ in range(count):
+                    self._read_s.popleft()
+        self._young = frozenset(raw.key for queue in self.read.values() for raw in queue)
 
     def _ripe(self, now_s: float) -> dict[str, int]:
         """Topic to how many of its records may be taken now. What is said of an execution whose failure still waits
@@ -123,22 +166,18 @@ class Lane:
                 counts[topic] = first_held
         return {topic: count for topic, count in counts.items() if count}
 
-    def delivered(self, topic: str, offset: int) -> None:
-        """The consumer gave us the record at `offset`."""
-        self._seen[topic] = max(offset + 1, self._seen.get(topic, 0))
-
     def at_end(self, topic: str, offset: int) -> None:
         """The consumer found nothing more before `offset`, the end."""
-        self._ends[topic] = self._seen.get(topic, 0), offset
+        self._ends[topic] = self._told.get(topic, 0), offset
 
     def _reached(self, topic: str) -> int:
-        """The offset before which all was applied, or is no record."""
-        applied = self.writer.positions.get(topic, 0)
-        delivered, end = self._ends.get(topic, (0, 0))
-        return max(applied, end) if applied >= delivered else applied
+        """The offset before which all was applied, or waits here, or is no record."""
+        read_to = max(self._seen.get(topic, 0), self.writer.positions.get(topic, 0))
+        told, end = self._ends.get(topic, (0, 0))
+        return max(read_to, end) if read_to >= told else read_to
 
     def pass_barrier(self) -> None:
-        """Whether all that was there when the ends were taken has been applied."""
+        """Whether all that was there when the ends were taken has been applied, or waits here."""
         if self.asked:
             asked_ms, at = self.asked
             if all(self._reached(topic) >= end for topic, end in at.items()):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 import orjson
 
+from processors.recover.applied import unpacked
 from processors.recover.events import Broken, Due
 from processors.recover.policy import Policies
 from processors.recover.staging import APPLIED_KEY, WORKER, Message, Raw, Staged, Staging, turns
@@ -20,6 +21,11 @@ RUNG_TOKENS: Final = 5
 """What the deadline of an open recovery costs; to forget a closed one costs 1."""
 
 
+def nothing_waits(_: bytes) -> bool:
+    """No record was read that is not in the batch."""
+    return False
+
+
 class Ledger:
     """The executions of one partition, as their changelog records, and how far each input was applied."""
 
@@ -29,11 +35,15 @@ class Ledger:
         self.policies = policies
         self.states: dict[str, bytes] = {}
         self.applied: dict[str, int] = {}
-        """Topic to the next offset."""
+        """Topic to the first offset that was not applied."""
+        self.ahead: dict[str, frozenset[int]] = {}
+        """Topic to the offsets beyond it that were."""
         self.open = 0
         self.pending = 0
         self.held = 0
         self._due: list[tuple[int, str]] = []
+        self._waiting: dict[str, int] = {}
+        """What is due of executions of which records wait: key to when."""
 
     def __len__(self) -> int:
         return len(self.states)
@@ -43,19 +53,23 @@ class Ledger:
     def restore(self, key: bytes, value: bytes | None) -> None:
         """Take one record of the changelog. Raises ValueError where it cannot be read."""
         if key == APPLIED_KEY:
-            applied = {} if value is None else orjson.loads(value)
-            if not isinstance(applied, dict):
-                raise ValueError("no positions")
-            self.applied = applied
+            self.applied, self.ahead = unpacked({} if value is None else orjson.loads(value))
         else:
             self._put(key.decode(), value)
 
     def forget_beyond(self, ends: dict[str, int]) -> list[str]:
         """Drop applied positions beyond the end of their topic: it was made anew. Returns the topics."""
-        renewed = [topic for topic, end in ends.items() if self.applied.get(topic, 0) > end]
+        renewed = [
+            topic for topic, end in ends.items() if max(self.applied.get(topic, 0), *self.ahead.get(topic, ()), 0) > end
+        ]
         for topic in renewed:
-            del self.applied[topic]
+            self.applied.pop(topic, None)
+            self.ahead.pop(topic, None)
         return renewed
+
+    def has_applied(self, topic: str, offset: int) -> bool:
+        """Whether that record's step was taken before."""
+        return offset < self.applied.get(topic, 0) or offset in self.ahead.get(topic, ())
 
     def _put(self, key: str, value: bytes | None) -> None:
         after = None if value is None else header(value)
@@ -99,29 +113,43 @@ class Ledger:
         suspects: frozenset[tuple[str, int]] = frozenset(),
         breaks: bool = False,
         view: View | None = None,
+        positions: Mapping[str, int] | None = None,
+        waits: Callable[[bytes], bool] = nothing_waits,
     ) -> Staged:
         """What `batch`, then the deadlines up to `fire_until`, make of this state.
 
-        Per topic the batch is a run of offsets without gaps. `tokens`: what deadlines may cost. `suspects`: (topic,
+        `positions`: per topic of the batch the first offset of which nothing was applied, once the batch is; absent:
+        the batch leaves no gaps. `waits`: whether records of an execution were read that come later; its deadline then
+        waits for them. `tokens`: what deadlines may cost. `suspects`: (topic,
         offset) of records whose outputs the broker refused: they become dead letters. `breaks`: the same for
         deadlines, whose recoveries end as internal errors.
         """
         view = view or View()
-        due, cost = self._fired(fire_until, tokens)
+        if self._waiting:
+            self._look_again(batch)
+        due, cost = self._fired(fire_until, tokens, waits)
         event = Broken("the broker refused what it caused") if breaks else Due()
         try:
-            staged = Staging(self, now, suspects, view).all(batch, due, event)
+            staged = Staging(self, now, suspects, view).all(batch, positions, due, event)
         except Exception:
             # Something does not fit, or cannot be written: what it was is found by trying each step out.
-            staged = Staging(self, now, suspects, view, tries=True).all(batch, due, event)
+            staged = Staging(self, now, suspects, view, tries=True).all(batch, positions, due, event)
         staged.tokens = cost
         return staged
 
-    def _fired(self, until: int, tokens: int) -> tuple[list[str], int]:
+    def _look_again(self, batch: Sequence[Raw]) -> None:
+        for key in {raw.key.decode(errors="replace") for raw in batch if raw.key}:
+            if due_ms := self._waiting.pop(key, 0):
+                heapq.heappush(self._due, (due_ms, key))
+
+    def _fired(self, until: int, tokens: int, waits: Callable[[bytes], bool]) -> tuple[list[str], int]:
         """The keys that are due, as many as the tokens pay for, and at least one; what they cost."""
         keys: dict[str, None] = {}
         spent = 0
         while (due_ms := self.next_due_ms) is not None and due_ms <= until:
+            if waits(self._due[0][1].encode()):
+                self._waiting[heapq.heappop(self._due)[1]] = due_ms
+                continue
             _, is_open, _, _ = header(self.states[self._due[0][1]])
             cost = RUNG_TOKENS if is_open else 1
             if keys and spent + cost > tokens:
@@ -135,3 +163,4 @@ class Ledger:
         for key, value in staged.changes.items():
             self._put(key, value)
         self.applied.update(staged.applied)
+        self.ahead.update(staged.ahead)

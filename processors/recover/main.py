@@ -111,17 +111,17 @@ class Worker:
             log.warning("the broker does not tell its time")
         self._catch_up()
         self._assignment.subscribe()
+        busy = False
         try:
             while not self._stop.is_set():
                 self._clock.tick()
                 self._reload()
                 self._broadcast.poll()
-                self._gather()
+                self._gather(busy)
                 failpoints.hit(f"{self._role.name}.polled")
                 self._assignment.advance()
                 self._check_barriers()
-                while self._round() and not self._stop.is_set():
-                    self._clock.tick()
+                busy = self._round()
         finally:
             self._consumer.close()
             self._broadcast.close()
@@ -148,7 +148,8 @@ class Worker:
 
     # --- reading
 
-    def _gather(self) -> None:
+    def _gather(self, busy: bool) -> None:
+        """Read what is there; wait for a record unless there is more to do."""
         now_s = time.monotonic()
         lanes = self._assignment.live.values()
         lingering = [left_s for lane in lanes if (left_s := lane.lingers_s(now_s)) is not None]
@@ -156,7 +157,7 @@ class Worker:
         # Where all rest, nothing is to be done for a record that comes: to wake for each costs more than to sort it.
         if rest_s := min((lane.rests_s(now_s) for lane in lanes), default=0.0):
             time.sleep(min(rest_s, longest_s))
-        first = self._consumer.poll(0 if rest_s else min([longest_s, *lingering]))
+        first = self._consumer.poll(0 if rest_s or busy else min([longest_s, *lingering]))
         if first is None:
             return
         read_as = self._assignment.live
@@ -165,6 +166,9 @@ class Worker:
             self._sort(first)
         for message in rest:
             self._sort(message)
+        for lane in self._assignment.live.values():
+            if lane.is_full is not lane.paused:
+                self._assignment.flow(lane, not lane.is_full)
 
     def _sort(self, message: Message) -> None:
         error = message.error()
@@ -173,7 +177,6 @@ class Worker:
         lane = None if partition is None else self._assignment.live.get(partition)
         if error is None:
             if lane:
-                lane.delivered(topic, offset)
                 lane.append(_raw(message, topic, lane.writer.partition, offset), time.monotonic())
         elif error.code() == KafkaError._PARTITION_EOF:
             if lane:
@@ -221,8 +224,9 @@ class Worker:
             fire_until = min(lane.barrier_ms, now) if tokens >= RUNG_TOKENS else 0
             if batch or (next_due is not None and next_due <= fire_until):
                 future = self._pool.submit(
-                    lane.writer.transact, batch, now, fire_until, tokens, self._consumer, metadata, self._view
-                )
+                    lane.writer.transact, batch, now, fire_until, tokens, self._consumer, metadata, self._view,
+                    lane.positions(), lane.waits,
+                )  # fmt: skip
                 running.append((lane, batch, future))
         for lane, batch, future in running:
             self._conclude(lane, batch, future)

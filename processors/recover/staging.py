@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 import orjson
 
+from processors.recover.applied import packed
 from processors.recover.events import (
     AnyEvent,
     Broken,
@@ -94,6 +95,8 @@ class Staged:
     """Broker's times of the failures that first commands answer."""
     changes: dict[str, bytes | None] = field(default_factory=dict)
     applied: dict[str, int] = field(default_factory=dict)
+    ahead: dict[str, frozenset[int]] = field(default_factory=dict)
+    """Topic to the offsets that were applied beyond `applied`, where they have changed."""
     tokens: int = 0
     """What the deadlines that fired cost."""
     replayed: int = 0
@@ -101,7 +104,7 @@ class Staged:
     """Deadlines of states that this release cannot read."""
 
     def __bool__(self) -> bool:
-        return bool(self.messages or self.changes or self.applied)
+        return bool(self.messages or self.changes or self.applied or self.ahead)
 
 
 class OversizedError(ValueError):
@@ -127,20 +130,33 @@ class Staging:
         self._read: set[int] = set()
         """Offsets of the failures of this batch that were taken."""
 
-    def all(self, batch: Sequence[Raw], due: Iterable[str], event: Due | Broken) -> Staged:
+    def all(
+        self, batch: Sequence[Raw], positions: Mapping[str, int] | None, due: Iterable[str], event: Due | Broken
+    ) -> Staged:
         """What `batch`, then `event` of the executions that are due, come to."""
         for raw in turns(batch):
             self._take(raw)
-        for raw in batch:
-            position = max(raw.offset + 1, self.out.applied.get(raw.topic, 0))
-            if position > self._ledger.applied.get(raw.topic, 0):
-                self.out.applied[raw.topic] = position
+        self._apply(batch, positions)
         for key in due:
             self._fire(key, event)
         return self._finished()
 
+    def _apply(self, batch: Sequence[Raw], positions: Mapping[str, int] | None) -> None:
+        """Note that `batch` was applied. `positions`: as of `Ledger.stage`."""
+        offsets: dict[str, set[int]] = defaultdict(set)
+        for raw in batch:
+            offsets[raw.topic].add(raw.offset)
+        for topic, taken in offsets.items():
+            applied, ahead = self._ledger.applied.get(topic, 0), self._ledger.ahead.get(topic, frozenset())
+            position = max(applied, max(taken) + 1 if positions is None else positions[topic])
+            left = frozenset(offset for offset in ahead | taken if offset >= position)
+            if position > applied:
+                self.out.applied[topic] = position
+            if left != ahead:
+                self.out.ahead[topic] = left
+
     def _take(self, raw: Raw) -> None:
-        if raw.offset < self._ledger.applied.get(raw.topic, 0):
+        if self._ledger.has_applied(raw.topic, raw.offset):
             self.out.replayed += 1
             return None
         if raw.topic == FAILURES.name:
@@ -190,9 +206,10 @@ class Staging:
             if value != self._ledger.states.get(key):
                 out.changes[key] = value
                 out.messages.append(_changelog(key.encode(), value, self._ledger.partition))
-        if out.applied:
-            positions = orjson.dumps({**self._ledger.applied, **out.applied})
-            out.messages.append(_changelog(APPLIED_KEY, positions, self._ledger.partition))
+        if out.applied or out.ahead:
+            applied = {**self._ledger.applied, **out.applied}
+            value = orjson.dumps(packed(applied, {**self._ledger.ahead, **out.ahead}))
+            out.messages.append(_changelog(APPLIED_KEY, value, self._ledger.partition))
         return out
 
     def _needless(self) -> set[int]:
@@ -231,7 +248,7 @@ class Staging:
     def _overtook(self, options: RecoveryOptions) -> bool:
         """Whether the failure that these options are for is still to be read."""
         origin = options.origin
-        unread = origin.offset >= self._ledger.applied.get(FAILURES.name, 0) and origin.offset not in self._read
+        unread = not self._ledger.has_applied(FAILURES.name, origin.offset) and origin.offset not in self._read
         return origin.partition == self._ledger.partition and unread
 
     def _step(self, key: str, event: AnyEvent, now: int) -> None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -227,8 +227,13 @@ class Writer:
         consumer: Consumer,
         metadata: Any,
         view: View,
+        positions: Mapping[str, int],
+        waits: Callable[[bytes], bool],
     ) -> Staged:
-        """One batch as one transaction; when this returns, it is committed. Raises DoubtError."""
+        """One batch as one transaction; when this returns, it is committed. Raises DoubtError.
+
+        `positions`, `waits`: as of `Ledger.stage`.
+        """
         if batch and (self.limit < MAX_BATCH or self._deadlines_refused):
             fire_until = 0  # While poison is hunted, a batch is its records or its deadlines alone.
         staged = self.ledger.stage(
@@ -240,9 +245,10 @@ class Writer:
             # Refused among others, then alone: that one is the cause.
             breaks=self._deadlines_refused > 1,
             view=replace(view, allowances=self.allowances),
+            positions=positions,
+            waits=waits,
         )
-        for raw in batch:
-            self.positions[raw.topic] = max(raw.offset + 1, self.positions.get(raw.topic, 0))
+        self.positions.update(positions)
         offsets = [TopicPartition(topic, self.partition, offset) for topic, offset in self.positions.items()]
         if not staged and not batch:
             return staged

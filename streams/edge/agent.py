@@ -1,13 +1,14 @@
 """The body of every agent: decode, decide, produce, wait for delivery, acknowledge, in this order.
 
 1. A record that nothing can be made of becomes a dead letter.
-2. A handler that raises is tried `ATTEMPTS` times, then its record becomes a dead letter, and the fuse counts.
-3. What a record caused is sent; when the broker has it, the record is done.
-4. What may be committed is decided by `Progress` alone, every commit interval and when partitions are given up.
+2. Records are begun in turns of tenants and services, those of one execution in order.
+3. A handler that raises is tried `ATTEMPTS` times, then its record becomes a dead letter, and the fuse counts.
+4. What a record caused is sent; when the broker has it, the record is done.
+5. What may be committed is decided by `Progress` alone, every commit interval and when partitions are given up.
 
 A handler may answer `Later`: only records of the same execution wait for it, so that each has its outputs in order.
 
-A crash before 4 repeats the record: consumers of the output drop what they have seen. No exception leaves an
+A crash before 5 repeats the record: consumers of the output drop what they have seen. No exception leaves an
 agent but the fuse's, which ends the worker.
 """
 
@@ -15,7 +16,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final, Protocol, TypeVar
@@ -24,13 +26,15 @@ from confluent_kafka import KafkaError
 
 from ops.runtime import failpoints
 from ops.runtime.metrics import DEAD_LETTERS
+from ops.runtime.progress import Progress
+from ops.runtime.turns import Turns, size_of
 from schemas.codec import Encoded, Malformed, dead_letter, encode
+from schemas.flows import flow_of
 from schemas.records import DeadLetterReason
 from schemas.topics import DEAD_LETTERS as DEAD_LETTER_TOPIC
 from streams.edge.fuse import Fuse
 from streams.edge.outputs import Outputs
-from streams.edge.progress import Progress
-from streams.edge.transport import Batch
+from streams.edge.transport import Batch, Inbox
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +43,8 @@ _RETRY_S: Final = 0.02
 _BURST_S: Final = 0.002
 """After so much work its outputs are sent, and the event loop gets a turn. One by one each would be a request of its
 own, which costs broker and client more than the work; waiting longer costs the first of them latency."""
+_HELD_S: Final = 0.005
+"""Between two looks while only floods wait, and may have no more for now."""
 
 
 class Record(Protocol):
@@ -65,6 +71,8 @@ class Later:
 T = TypeVar("T")
 Handler = Callable[[Record], Encoded | Malformed | Later]
 """What to produce for a record, or why nothing can be made of it. Pure but for reading a clock."""
+Made = tuple[Record, Encoded, Progress]
+"""What to produce for a record of a partition."""
 
 
 class Guard:
@@ -131,27 +139,51 @@ class Mapper(Guard):
         self._fail = fail
         self._last: dict[bytes | None, asyncio.Task[None]] = {}
         """By key: the last record that waits for an answer, or behind one that does."""
+        self._waiting: dict[Progress, Turns[Record]] = {}
+        """By partition: its records that were not begun."""
 
-    async def run(self, batch: Batch) -> None:
-        """Begin every record of `batch`; they are done when what they caused is delivered. Raises FuseBlown."""
-        progress = batch.progress
-        loop = asyncio.get_running_loop()
-        turn = loop.time() + _BURST_S
-        made: list[tuple[Record, Encoded]] = []
+    async def run(self, inbox: Inbox) -> None:
+        """Begin every record; it is done when what it caused is delivered. Never ends. Raises FuseBlown."""
+        while True:
+            if not self._waiting:
+                self._put(await inbox.next())
+            for batch in inbox.here():
+                self._put(batch)
+            if not await self._burst():
+                await asyncio.sleep(_HELD_S)
+
+    def _put(self, batch: Batch) -> None:
+        turns = self._waiting.setdefault(batch.progress, Turns())
         for record in batch.records:
-            if progress.closed:
-                return
+            key = record.key or b""
+            turns.put(key, flow_of(key, record.headers), record, size_of(key, record.value))
+
+    async def _burst(self) -> bool:
+        """Work for a moment, on the partitions in turn. False: nothing may be begun now."""
+        loop = asyncio.get_running_loop()
+        until_s = loop.time() + _BURST_S
+        made: list[Made] = []
+        begun = False
+        partitions = deque(self._waiting.items())
+        while partitions and (now_s := loop.time()) < until_s:
+            progress, turns = partitions.popleft()
+            record = None if progress.closed else turns.take(now_s)
+            if record is None:
+                if progress.closed or not turns:
+                    del self._waiting[progress]
+                continue
+            begun = True
             output: Encoded | Malformed | Later = await self.attempt(self._handler, record)
             if isinstance(output, Later) or (self._last and record.key in self._last):
                 self._defer(record, output, progress)
             else:
-                made.append((record, self._settled(record, output)))
-            if loop.time() > turn:
-                self._send_all(made, progress)
-                await asyncio.sleep(0)
-                await self._outputs.room()
-                turn = loop.time() + _BURST_S
-        self._send_all(made, progress)
+                made.append((record, self._settled(record, output), progress))
+            partitions.append((progress, turns))
+        if made:
+            self._send_all(made)
+        await asyncio.sleep(0)
+        await self._outputs.room()
+        return begun
 
     def _defer(self, record: Record, output: Encoded | Malformed | Later, progress: Progress) -> None:
         key = record.key
@@ -181,27 +213,25 @@ class Mapper(Guard):
         if before is not None:
             await asyncio.wait([before])
         if not progress.closed:
-            self._send_all([(record, self._settled(record, output))], progress)
+            self._send_all([(record, self._settled(record, output), progress)])
 
     def _settled(self, record: Record, output: Encoded | Malformed) -> Encoded:
         return self.dead_letter(record, output) if isinstance(output, Malformed) else output
 
-    def _send_all(self, made: list[tuple[Record, Encoded]], progress: Progress) -> None:
+    def _send_all(self, made: Iterable[Made]) -> None:
         failpoints.hit("streams.before-send")
-        for record, output in made:
+        for record, output, progress in made:
             self._send(record, output, progress)
         failpoints.hit("streams.sent")
-        made.clear()
 
     def _send(self, record: Record, output: Encoded, progress: Progress) -> None:
-        offset = record.offset
         # Nothing can stand in for a dead letter.
         required = output.topic == DEAD_LETTER_TOPIC.name
 
         def report(error: KafkaError | None) -> None:
             if error is None:
                 failpoints.hit("streams.delivered")
-                progress.done(offset)
+                progress.done(record.offset, size_of(record.key, record.value))
             elif not (progress.closed or required):
                 log.error("the broker refused %d bytes for %s: %s", len(output.value), output.topic, error)
                 problem = Malformed(DeadLetterReason.OUTPUT_OVERSIZED, f"{output.topic}: {error.name()}")

@@ -14,13 +14,14 @@ from yarl import URL
 
 from ops.runtime.settings import Settings
 from streams.edge.outputs import Outputs
-from streams.edge.transport import Batch, Consumer, Transport
+from streams.edge.transport import Batch, Consumer, Inbox, Transport
 
 COMMIT_S: Final = 0.5
 SESSION_S: Final = 6.0
 """A worker that was killed is missed after this long; brokers allow no less by default."""
 
 Body = Callable[[Batch], Awaitable[None]]
+Reader = Callable[[Inbox], Awaitable[None]]
 
 
 class Topic(faust.Topic):
@@ -69,16 +70,21 @@ class App(faust.App):
         return await self.outputs.drained(timeout_s)
 
     def batches(self, topic: str, body: Body) -> None:
-        """Let `body` have every batch of `topic`. What it raises ends the worker: it must handle its own."""
+        """Let `body` have every batch of `topic`, one after the other. What it raises ends the worker."""
+
+        async def each(inbox: Inbox) -> None:
+            while True:
+                await body(await inbox.next())
+
+        self.reads(topic, each)
+
+    def reads(self, topic: str, reader: Reader) -> None:
+        """Let `reader`, which never ends, read `topic`. What it raises ends the worker: it must handle its own."""
 
         async def agent(stream: Any) -> None:
             self._readers.add(cast("asyncio.Task[None]", asyncio.current_task()))
-            queue = stream.channel.queue
             try:
-                while True:
-                    batch: Batch = await queue.get()
-                    if not batch.progress.closed:
-                        await body(batch)
+                await reader(Inbox(stream.channel.queue))
             except StopAsyncIteration:
                 """How Faust ends a stream."""
             except asyncio.CancelledError:

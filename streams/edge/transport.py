@@ -24,7 +24,8 @@ from faust.types import TP
 from mode.threads import WorkerThread
 
 from ops.runtime.pace import Pace
-from streams.edge.progress import Progress
+from ops.runtime.progress import Progress
+from ops.runtime.turns import READ_AHEAD_BYTES, size_of
 
 log = logging.getLogger(__name__)
 
@@ -38,8 +39,8 @@ _BUSY_PER_S: Final = 300
 _BUSY_WAIT_MS: Final = 8
 _BUSY_MIN_BYTES: Final = 1024 * 1024
 """More than comes meanwhile."""
-MAX_PENDING: Final = 4_000
-"""Records of a partition that are here and not done, before no more are fetched."""
+MAX_PENDING: Final = 100_000
+"""Records of a partition that are here and not done, or done behind one that is not, before no more are fetched."""
 _FULL_S: Final = 0.002
 DRAIN_S: Final = 22.0
 """How long a partition that is given up waits for what is in flight: longer than a delivery may take."""
@@ -54,6 +55,30 @@ class Batch:
     records: list[Any]
     """aiokafka's ConsumerRecord: offset, key, value, headers, timestamp (ms)."""
     progress: Progress
+
+    def done(self, record: Any) -> None:
+        """`record` needs no work any more."""
+        self.progress.done(record.offset, size_of(record.key, record.value))
+
+
+class Inbox:
+    """The batches of one topic that are still ours to begin."""
+
+    def __init__(self, queue: asyncio.Queue[Batch]) -> None:
+        self._queue = queue
+
+    async def next(self) -> Batch:
+        """Wait for one. Raises StopAsyncIteration where Faust ends the stream."""
+        while (batch := await self._queue.get()).progress.closed:
+            pass
+        return batch
+
+    def here(self) -> Iterator[Batch]:
+        """Those that are here by now."""
+        while not self._queue.empty():
+            batch = self._queue.get_nowait()
+            if not batch.progress.closed:
+                yield batch
 
 
 class Conductor(conductor.Conductor):
@@ -232,13 +257,13 @@ class Consumer(driver.Consumer):
 
     def _is_full(self, tp: TP) -> bool:
         progress = self._progress.get(tp)
-        return progress is not None and len(progress) >= MAX_PENDING
+        return progress is not None and (progress.size_bytes >= READ_AHEAD_BYTES or len(progress) >= MAX_PENDING)
 
     def _deliver(self, tp: TP, records: list[Any]) -> None:
         progress = self._progress.get(tp)
         if progress is None or progress.closed:
             progress = self._progress[tp] = Progress()
-        fresh = [record for record in records if progress.deliver(record.offset)]
+        fresh = [record for record in records if progress.deliver(record.offset, size_of(record.key, record.value))]
         if fresh:
             cast(Conductor, self.app.topics).deliver(tp, Batch(tp.topic, tp.partition, fresh, progress))
 

@@ -13,6 +13,7 @@ from recover_world import POLICIES, START_MS, World, option
 from processors.recover.lane import Lane
 from processors.recover.ledger import Ledger, Raw
 from processors.recover.policy import Policies
+from processors.recover.role import RECOVER
 from processors.recover.state import decode, encode
 from schemas import codec
 from schemas.records import Checkpoint, FailureEvent, RecoveryResult, Strategy, ToolResponse
@@ -68,7 +69,7 @@ def test_delays_that_grow_beyond_all_numbers_are_bounded_like_others(base_s: flo
 
 def test_a_barrier_is_passed_under_a_stream_that_never_ends() -> None:
     """What was appended after the ends were taken does not hold a deadline up."""
-    lane = Lane(cast(Any, SimpleNamespace(limit=100, positions={FAILURES.name: 10})))
+    lane = Lane(cast(Any, SimpleNamespace(limit=100, positions={FAILURES.name: 10})), RECOVER.flow)
     lane.asked = START_MS, {FAILURES.name: 10}
     lane.read[FAILURES.name] = deque([Raw(FAILURES.name, 0, 10, START_MS, b"t/e", b"")])
     lane.pass_barrier()

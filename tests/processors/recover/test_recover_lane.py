@@ -10,8 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ops.runtime.turns import CALM_S, READ_AHEAD_BYTES
 from processors.recover.lane import LINGER_S, REST_S, Lane
 from processors.recover.ledger import Raw
+from processors.recover.role import RECOVER
+from schemas.flows import DEPENDENCY
 from schemas.records import Category
 from schemas.topics import FAILURES, OPTIONS, OUTCOMES
 
@@ -19,7 +22,7 @@ TOPICS = (FAILURES.name, OUTCOMES.name, OPTIONS[Category.TOOL_FAILURE].name, OPT
 
 
 def _lane(limit: int = 100) -> Lane:
-    return Lane(cast(Any, SimpleNamespace(limit=limit, positions={})))
+    return Lane(cast(Any, SimpleNamespace(limit=limit, positions={})), RECOVER.flow)
 
 
 def _raw(topic: str, offset: int, key: str) -> Raw:
@@ -85,30 +88,67 @@ records = st.lists(
 
 
 @given(records, st.integers(1, 8))
-def test_batches_take_each_topic_in_order_and_no_options_before_their_failure(
+def test_batches_take_each_execution_in_order_and_no_options_before_their_failure(
     read: list[tuple[str, str, float, bool]], limit: int
 ) -> None:
+    """And the positions say at any time what was not taken yet."""
     lane, now_s = _lane(limit), 0.0
+    left: dict[str, dict[int, bytes]] = defaultdict(dict)
     offsets: dict[str, int] = defaultdict(int)
-    taken: dict[str, list[int]] = defaultdict(list)
 
     def take() -> None:
         batch = lane.batch(now_s)
         assert len(batch) <= limit
         for raw in batch:
-            taken[raw.topic].append(raw.offset)
+            of_key = [offset for offset, key in left[raw.topic].items() if key == raw.key]
+            assert raw.offset == of_key[0]
+            del left[raw.topic][raw.offset]
         waiting = {raw.key for raw in lane.read[FAILURES.name]}
-        # A full batch may leave a ripe failure behind: its options come with a later one, and are kept as early.
-        if len(batch) < limit:
-            assert not any(raw.key in waiting for raw in batch if raw.topic != FAILURES.name)
+        assert not any(raw.key in waiting for raw in batch if raw.topic != FAILURES.name)
+        assert lane.positions() == {topic: min(left[topic], default=offset) for topic, offset in offsets.items()}
+        keys = {key for waits in left.values() for key in waits.values()}
+        assert {key for key in (b"a", b"b", b"c", b"d") if lane.waits(key)} == keys
 
     for topic, key, after_s, batch_now in read:
         now_s += after_s
         lane.append(_raw(topic, offsets[topic], key), now_s)
+        left[topic][offsets[topic]] = key.encode()
         offsets[topic] += 1
         if batch_now:
             take()
-    now_s += 2 * LINGER_S
     for _ in range(sum(offsets.values()) + 1):
+        now_s += 2 * LINGER_S
         take()
-    assert {topic: list(range(count)) for topic, count in offsets.items()} == dict(taken)
+    assert not any(left.values())
+
+
+def test_a_flood_of_one_service_holds_up_no_other() -> None:
+    """Neither another tenant's, nor another service's of the same tenant, nor what is said of the flooded runs."""
+    lane = _lane(limit=100)
+    for n in range(5_000):
+        flood = Raw(FAILURES.name, 0, n, 0, f"t/{n}".encode(), b"", ((DEPENDENCY, b"tool:search"),))
+        lane.append(flood, now_s=1.0)
+    lane.append(Raw(FAILURES.name, 0, 5_000, 0, b"t/other", b"", ((DEPENDENCY, b"tool:mail"),)), now_s=1.0)
+    lane.append(_raw(FAILURES.name, 5_001, "u/run"), now_s=1.0)
+    lane.append(_raw(OUTCOMES.name, 0, "t/earlier"), now_s=1.0)
+    batch = lane.batch(2.0)
+    others = [raw for raw in batch if DEPENDENCY not in dict(raw.headers) or raw.offset == 5_000]
+    assert {raw.key for raw in others} == {b"t/other", b"u/run", b"t/earlier"}
+    assert len(batch) < 20, "while others come the flood has its part, and no more"
+    assert lane.positions()[FAILURES.name] == len(batch) - len(others)
+    assert len(lane.batch(2.0 + CALM_S)) == 100, "then it has all"
+
+
+def test_no_more_is_read_than_can_be_kept() -> None:
+    lane = _lane()
+    value = b"x" * 1024 * 1024
+    read = 0
+    while not lane.is_full:
+        lane.append(Raw(FAILURES.name, 0, read, 0, f"t/{read}".encode(), value), now_s=1.0)
+        read += 1
+    assert read * len(value) <= READ_AHEAD_BYTES
+    now_s = 1.0
+    while lane.batch(now_s := now_s + 1.0):
+        """Until nothing waits."""
+    assert not lane.is_full
+    assert lane.positions() == {FAILURES.name: read}

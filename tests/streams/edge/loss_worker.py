@@ -44,14 +44,12 @@ async def ours() -> App:
     if "changelog" in CASES:
         table = WindowedTable.add(app, "rows", size_s=3600, partitions=1)
     for case in CASES:
-        app.batches(f"{GROUP}.{case}", _body(case, app, table))
+        topic = f"{GROUP}.{case}"
+        if case in ("plain", "delivery", "decode"):
+            app.reads(topic, Mapper(partial(_map, case), app.outputs, worker="streams", fail=app.fail).run)
+        else:
+            app.batches(topic, partial(_OWN.get(case, _each), case, app, table))
     return app
-
-
-def _body(case: str, app: App, table: WindowedTable | None) -> Callable[[Batch], Any]:
-    if case in ("plain", "delivery", "decode"):
-        return Mapper(partial(_map, case), app.outputs, worker="streams", fail=app.fail).run
-    return partial(_OWN.get(case, _each), case, app, table)
 
 
 def _map(case: str, record: Any) -> Encoded | Malformed:
@@ -69,7 +67,7 @@ def _map(case: str, record: Any) -> Encoded | Malformed:
 async def _each(case: str, app: App, table: WindowedTable | None, batch: Batch) -> None:
     for record in batch.records:
         handled(case, int(record.value))
-        batch.progress.done(record.offset)
+        batch.done(record)
 
 
 async def _batch(case: str, app: App, table: WindowedTable | None, batch: Batch) -> None:
@@ -86,7 +84,7 @@ async def _batch(case: str, app: App, table: WindowedTable | None, batch: Batch)
             await app.outputs.deliver(guard.dead_letter(record, found))
         else:
             handled(case, found)
-        batch.progress.done(record.offset)
+        batch.done(record)
 
 
 async def _before_ack(case: str, app: App, table: WindowedTable | None, batch: Batch) -> None:
@@ -94,7 +92,7 @@ async def _before_ack(case: str, app: App, table: WindowedTable | None, batch: B
         if record.value == b"5":
             raise PlannedError
         handled(case, int(record.value))
-        batch.progress.done(record.offset)
+        batch.done(record)
 
 
 async def _concurrency(case: str, app: App, table: WindowedTable | None, batch: Batch) -> None:
@@ -102,7 +100,7 @@ async def _concurrency(case: str, app: App, table: WindowedTable | None, batch: 
         if record.value == b"0":
             await asyncio.sleep(SLOW_S)
         handled(case, int(record.value))
-        batch.progress.done(record.offset)
+        batch.done(record)
 
     app.add_future(asyncio.gather(*(one(record) for record in batch.records)))
 
@@ -111,7 +109,7 @@ async def _out_of_order(case: str, app: App, table: WindowedTable | None, batch:
     for record in reversed(batch.records):
         if record.value != b"0":
             handled(case, int(record.value))
-            batch.progress.done(record.offset)
+            batch.done(record)
 
 
 async def _changelog(case: str, app: App, table: WindowedTable | None, batch: Batch) -> None:
@@ -127,7 +125,7 @@ async def _sigterm(case: str, app: App, table: WindowedTable | None, batch: Batc
             handled("begun", 5)
             await asyncio.sleep(SLOW_S)
         handled(case, int(record.value))
-        batch.progress.done(record.offset)
+        batch.done(record)
 
 
 _OWN: dict[str, Callable[..., Any]] = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.edge.progress import Progress
+from ops.runtime.progress import Progress
 
 _RUN = st.lists(st.integers(1, 5), min_size=1, max_size=60)
 

@@ -14,12 +14,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ops.runtime.progress import Progress
 from schemas.codec import Encoded
 from schemas.records import ErrorInfo, FailureEvent
 from streams.decide import Judgement, claims_to_verify
 from streams.edge.agent import Later, Mapper
 from streams.edge.fuse import Fuse, FuseBlown
-from streams.edge.progress import Progress
 from streams.edge.transport import Batch
 from streams.edge.verifier import VerifierError, load
 
@@ -76,6 +76,12 @@ def batch(keys: list[bytes]) -> Batch:
     return Batch("in", 0, records, progress)
 
 
+async def begin(mapper: Mapper, asked: Batch) -> None:
+    mapper._put(asked)
+    while mapper._waiting:
+        await mapper._burst()
+
+
 class Sent:
     """Takes outputs, and delivers them at once."""
 
@@ -109,7 +115,7 @@ def test_an_execution_s_outputs_keep_their_order_however_long_each_is_asked_for(
 
     async def feed() -> None:
         mapper = Mapper(handle, sent, worker="t", fail=pytest.fail)  # type: ignore[arg-type]
-        await mapper.run(asked)
+        await begin(mapper, asked)
         while len(asked.progress):
             await asyncio.sleep(0)
         await asyncio.sleep(0)
@@ -135,7 +141,7 @@ def test_a_handler_that_raises_after_asking_blows_the_fuse() -> None:
     async def feed() -> None:
         later: Callable[[Any], Later] = lambda _: Later(nothing, raise_)  # noqa: E731
         mapper = Mapper(later, Sent(), worker="t", fuse=Fuse(max_consecutive=3), fail=errors.append)  # type: ignore[arg-type]
-        await mapper.run(batch([b"a", b"b", b"c"]))
+        await begin(mapper, batch([b"a", b"b", b"c"]))
         waiting: Awaitable[Any] = asyncio.gather(*mapper._last.values(), return_exceptions=True)
         await waiting
 

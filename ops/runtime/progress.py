@@ -13,12 +13,14 @@ class Progress:
     done holds the position back, whatever happens to those after it.
     """
 
-    __slots__ = ("_done", "_next", "_pending", "closed")
+    __slots__ = ("_done", "_next", "_pending", "closed", "size_bytes")
 
     def __init__(self) -> None:
         self._pending: deque[int] = deque()
         self._done: set[int] = set()
         self._next: int | None = None
+        self.size_bytes = 0
+        """Of the records that are not done."""
         self.closed = False
         """The partition is being given up: begin nothing more of it. Records already begun may still be done."""
 
@@ -30,19 +32,21 @@ class Progress:
         """Whether records that were begun are still ours to finish."""
         return not self.closed
 
-    def deliver(self, offset: int) -> bool:
+    def deliver(self, offset: int, size_bytes: int = 0) -> bool:
         """Note a record in the order of the partition. False: it was delivered before."""
         if self._next is not None and offset < self._next:
             return False
         self._pending.append(offset)
         self._next = offset + 1
+        self.size_bytes += size_bytes
         return True
 
-    def done(self, offset: int) -> None:
-        """The record needs no work any more. Any order, repeats allowed."""
+    def done(self, offset: int, size_bytes: int = 0) -> None:
+        """The record needs no work any more. Any order, repeats allowed; its size as it was delivered."""
         pending = self._pending
-        if not pending or offset < pending[0]:
+        if not pending or offset < pending[0] or offset in self._done:
             return
+        self.size_bytes -= size_bytes
         if offset != pending[0]:
             self._done.add(offset)
             return
@@ -50,6 +54,11 @@ class Progress:
         finished = self._done
         while pending and pending[0] in finished:
             finished.remove(pending.popleft())
+
+    @property
+    def ahead(self) -> int:
+        """How many are done behind one that is not."""
+        return len(self._done)
 
     @property
     def position(self) -> int | None:
