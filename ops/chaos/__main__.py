@@ -104,6 +104,8 @@ def torment(cluster: Cluster, args: argparse.Namespace, run: Run) -> None:
         due = args.failures * (first + (last - first) * len(run.struck) / args.faults)
         while cluster.watch.executions < due and time.monotonic() - begun_s < 3 * args.failures / args.rate + 60:
             time.sleep(0.1)
+        if cluster.broken:
+            raise cluster.broken
         ended_s = time.monotonic()
         done: list[tuple[str, str]] = []
         for fault, arg in together[:left]:

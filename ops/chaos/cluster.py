@@ -97,6 +97,8 @@ class Cluster:
         self.workers: dict[str, Process] = {}
         self.spare: dict[str, Process] = {}
         self.agents: dict[str, Process] = {}
+        self.broken: Exception | None = None
+        """Why processes are not started again any more: what such a run shows is nothing."""
         self._stopped = threading.Event()
         self._watcher = threading.Thread(target=self._look, daemon=True)
         self.watch: Watch
@@ -170,9 +172,13 @@ class Cluster:
         return f"chdb://{self.folder / 'clickhouse'}"
 
     def _look(self) -> None:
-        while not self._stopped.wait(_WATCH_S):
-            for process in self.processes:
-                process.look()
+        try:
+            while not self._stopped.wait(_WATCH_S):
+                for process in self.processes:
+                    process.look()
+        except Exception as error:
+            self.broken = error
+            raise
 
     def query(self) -> Callable[[str], list[tuple[Any, ...]]]:
         """Ask ClickHouse, through the process that owns it."""

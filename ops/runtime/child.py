@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import signal
 import subprocess
+import threading
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
 
 class Child:
-    """Started when made. In a session of its own: Ctrl-C in a terminal reaches the parent alone, which stops it."""
+    """Started when made, and asked by any thread. In a session of its own: Ctrl-C in a terminal reaches the parent alone, which stops it."""
 
     def __init__(
         self, command: Sequence[str], *, log: Path | None = None, env: Mapping[str, str] | None = None
@@ -25,6 +26,7 @@ class Child:
                 env=env,
                 start_new_session=True,
             )
+        self._releasing = threading.Lock()
         # The pipe closes when this process ends, by SIGKILL too; only `_release` writes a line to it first.
         self._guard: subprocess.Popen[bytes] | None = subprocess.Popen(
             ["sh", "-c", f"read -r _ || kill -9 {self._process.pid}"],
@@ -73,6 +75,7 @@ class Child:
 
     def _release(self) -> None:
         """The number is free for another process from here on: the guard must not kill that one."""
-        if self._guard is not None:
-            self._guard.communicate(b"\n")
-            self._guard = None
+        with self._releasing:
+            guard, self._guard = self._guard, None
+        if guard is not None:
+            guard.communicate(b"\n")

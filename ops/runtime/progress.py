@@ -3,6 +3,17 @@
 from __future__ import annotations
 
 from collections import deque
+from typing import Final
+
+READ_AHEAD_BYTES: Final = 64 * 1024 * 1024
+"""Of a partition: behind so much that is not done no more is read, and a flood reaches those that it must not."""
+_RECORD_BYTES: Final = 1024
+"""What a record takes beside its key and value."""
+
+
+def size_of(key: bytes | None, value: bytes | None) -> int:
+    """Bytes of memory that a record takes while it waits."""
+    return len(key or b"") + len(value or b"") + _RECORD_BYTES
 
 
 class Progress:

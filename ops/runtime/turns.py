@@ -21,22 +21,13 @@ cores are never idle then, and who comes waits for one."""
 CALM_S: Final = 5.0
 """After so long without others floods get all."""
 _BURST: Final = 10.0
-READ_AHEAD_BYTES: Final = 64 * 1024 * 1024
-"""Of a partition: behind so much that waits no more is read, and a flood reaches those that it must not."""
-_RECORD_BYTES: Final = 1024
-"""What a record takes beside its key and value."""
-
-
-def size_of(key: bytes | None, value: bytes | None) -> int:
-    """Bytes of memory that a record takes while it waits."""
-    return len(key or b"") + len(value or b"") + _RECORD_BYTES
 
 
 @dataclass(slots=True, eq=False)
 class _Flow(Generic[T]):
     id: FlowId
-    waiting: deque[tuple[bytes, T, int]] = field(default_factory=deque)
-    """Key, record, and its size in bytes."""
+    waiting: deque[tuple[bytes, T]] = field(default_factory=deque)
+    """Keys and records."""
     flood: bool = False
 
 
@@ -74,9 +65,9 @@ class _Rota(Generic[T]):
 class Turns(Generic[T]):
     """Records of one partition, flow by flow. Those of one key keep their order, whatever flows they name."""
 
-    def __init__(self, limit_bytes: int = READ_AHEAD_BYTES) -> None:
-        """Near `limit_bytes`, where the caller stops reading, floods are held back no more: others wait unread."""
-        self._crowded_bytes = limit_bytes * 15 // 16
+    def __init__(self) -> None:
+        self.crowded = False
+        """Set where soon no more can be read: floods are held back no more, others wait unread behind them."""
         self._flows: dict[FlowId, _Flow[T]] = {}
         self._calm: _Rota[T] = _Rota()
         self._floods: _Rota[T] = _Rota()
@@ -86,7 +77,6 @@ class Turns(Generic[T]):
         self._calm_s = float("-inf")
         """When a record that was no flood's was taken last."""
         self._tokens, self._refilled_s = _BURST, 0.0
-        self.size_bytes = 0
 
     def __len__(self) -> int:
         return self._count
@@ -100,16 +90,15 @@ class Turns(Generic[T]):
         """Whether a flood waits."""
         return self._flooding > 0
 
-    def put(self, key: bytes, flow_id: FlowId, record: T, size_bytes: int) -> None:
-        """Let `record` wait in `flow_id`, or where earlier ones of its key do. `size_bytes`: as of `size_of`."""
+    def put(self, key: bytes, flow_id: FlowId, record: T) -> None:
+        """Let `record` wait in `flow_id`, or where earlier ones of its key do."""
         found = self._flow_of.get(key)
         flow, others = found or (self._flows.get(flow_id), 0)
         if flow is None:
             flow = self._flows[flow_id] = _Flow(flow_id)
             self._calm.add(flow)
         self._flow_of[key] = flow, others + 1
-        flow.waiting.append((key, record, size_bytes))
-        self.size_bytes += size_bytes
+        flow.waiting.append((key, record))
         self._count += 1
         if flow.flood:
             self._flooding += 1
@@ -136,10 +125,9 @@ class Turns(Generic[T]):
         return self._first(self._floods.pop(), self._floods)
 
     def _first(self, flow: _Flow[T], rota: _Rota[T]) -> T:
-        key, record, size_bytes = flow.waiting.popleft()
+        key, record = flow.waiting.popleft()
         self._count -= 1
         self._flooding -= flow.flood
-        self.size_bytes -= size_bytes
         _, others = self._flow_of[key]
         if others > 1:
             self._flow_of[key] = flow, others - 1
@@ -153,7 +141,7 @@ class Turns(Generic[T]):
 
     def _allowance(self, now_s: float) -> int:
         """How many of floods may be taken now."""
-        if now_s - self._calm_s >= CALM_S or self.size_bytes >= self._crowded_bytes:
+        if self.crowded or now_s - self._calm_s >= CALM_S:
             return self._flooding
         self._tokens = min(_BURST, self._tokens + (now_s - self._refilled_s) * FLOOD_PER_S)
         self._refilled_s = now_s

@@ -7,8 +7,10 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -116,6 +118,24 @@ def test_a_child_that_ended_is_not_signalled_again() -> None:
     assert child.wait(10) == 0
     child.signal(signal.SIGKILL)
     assert (child.exit_code, child.pid, child.stop(1), child.kill()) == (0, None, 0, 0)
+
+
+def test_an_end_is_seen_by_all_threads_that_look() -> None:
+    """Of a supervisor's thread and one that kills, each may be the first to see it."""
+    codes: list[int] = []
+    looking = threading.Barrier(8)
+
+    def look(child: Child) -> None:
+        looking.wait()
+        while (code := child.exit_code) is None:
+            """Look again."""
+        codes.append(code)
+
+    for _ in range(20):
+        child = Child(["true"])
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(look, [child] * 8))
+    assert codes == [0] * 160
 
 
 def _gone(pid: int) -> bool:

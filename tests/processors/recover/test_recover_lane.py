@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ops.runtime.turns import CALM_S, READ_AHEAD_BYTES
+from ops.runtime.progress import READ_AHEAD_BYTES
+from ops.runtime.turns import CALM_S
 from processors.recover.lane import LINGER_S, REST_S, Lane
 from processors.recover.ledger import Raw
 from processors.recover.role import RECOVER
