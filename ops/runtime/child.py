@@ -11,7 +11,8 @@ from pathlib import Path
 
 
 class Child:
-    """Started when made, and asked by any thread. In a session of its own: Ctrl-C in a terminal reaches the parent alone, which stops it."""
+    """Started when made, and asked by any thread. In a session of its own: Ctrl-C in a terminal reaches the parent
+    alone, which stops it."""
 
     def __init__(
         self, command: Sequence[str], *, log: Path | None = None, env: Mapping[str, str] | None = None

@@ -10,8 +10,8 @@ from itertools import islice
 from typing import Final
 
 from ops.runtime.pace import Pace
-from ops.runtime.progress import Progress
-from ops.runtime.turns import READ_AHEAD_BYTES, FlowId, Turns, size_of
+from ops.runtime.progress import READ_AHEAD_BYTES, Progress, size_of
+from ops.runtime.turns import FlowId, Turns
 from processors.recover.ledger import Raw
 from processors.recover.writer import Writer
 from schemas.topics import FAILURES, OPTION_TOPICS
@@ -113,11 +113,13 @@ class Lane:
         if self.rests_s(now_s):
             return []
         self._ripen(now_s)
+        self._turns.crowded = self._kept() > 0.9
         taken: list[Raw] = []
         while len(taken) < self.writer.limit and (raw := self._turns.take(now_s)) is not None:
             self._progress[raw.topic].done(raw.offset, size_of(raw.key, raw.value))
             taken.append(raw)
-        if taken:
+        # What floods a partition comes so often that to look at it each time would cost more than all the others.
+        if taken or self._turns.flooded:
             self._batched_s = now_s
         return taken
 
@@ -133,15 +135,20 @@ class Lane:
     @property
     def is_full(self) -> bool:
         """Whether no more is to be read for now."""
-        waiting = self._progress.values()
-        return sum(p.size_bytes for p in waiting) >= READ_AHEAD_BYTES or sum(p.ahead for p in waiting) >= _MAX_AHEAD
+        return self._kept() >= 1
+
+    def _kept(self) -> float:
+        """How much of what may be kept is."""
+        progress = self._progress.values()
+        ahead, size_bytes = sum(p.ahead for p in progress), sum(p.size_bytes for p in progress)
+        return max(ahead / _MAX_AHEAD, size_bytes / READ_AHEAD_BYTES)
 
     def _ripen(self, now_s: float) -> None:
         for topic, count in self._ripe(now_s).items():
             queue = self.read[topic]
             for _ in range(count):
                 raw = queue.popleft()
-                self._turns.put(raw.key or b"", self._flow(raw), raw, size_of(raw.key, raw.value))
+                self._turns.put(raw.key or b"", self._flow(raw), raw)
             if topic == FAILURES.name:
                 for _ in range(count):
                     self._read_s.popleft()

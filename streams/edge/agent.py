@@ -26,8 +26,8 @@ from confluent_kafka import KafkaError
 
 from ops.runtime import failpoints
 from ops.runtime.metrics import DEAD_LETTERS
-from ops.runtime.progress import Progress
-from ops.runtime.turns import Turns, size_of
+from ops.runtime.progress import READ_AHEAD_BYTES, Progress, size_of
+from ops.runtime.turns import Turns
 from schemas.codec import Encoded, Malformed, dead_letter, encode
 from schemas.flows import flow_of
 from schemas.records import DeadLetterReason
@@ -156,7 +156,7 @@ class Mapper(Guard):
         turns = self._waiting.setdefault(batch.progress, Turns())
         for record in batch.records:
             key = record.key or b""
-            turns.put(key, flow_of(key, record.headers), record, size_of(key, record.value))
+            turns.put(key, flow_of(key, record.headers), record)
 
     async def _burst(self) -> bool:
         """Work for a moment, on the partitions in turn. False: nothing may be begun now."""
@@ -167,6 +167,7 @@ class Mapper(Guard):
         partitions = deque(self._waiting.items())
         while partitions and (now_s := loop.time()) < until_s:
             progress, turns = partitions.popleft()
+            turns.crowded = progress.size_bytes > READ_AHEAD_BYTES * 0.9
             record = None if progress.closed else turns.take(now_s)
             if record is None:
                 if progress.closed or not turns:

@@ -24,8 +24,7 @@ from faust.types import TP
 from mode.threads import WorkerThread
 
 from ops.runtime.pace import Pace
-from ops.runtime.progress import Progress
-from ops.runtime.turns import READ_AHEAD_BYTES, size_of
+from ops.runtime.progress import READ_AHEAD_BYTES, Progress, size_of
 
 log = logging.getLogger(__name__)
 
