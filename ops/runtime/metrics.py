@@ -64,6 +64,9 @@ CONSUMER_LAG_SECONDS = Gauge(
     "Since the broker appended the first record that the group has not committed.",
     ["group", "topic", "partition"],
 )
+FLOOD_RECORDS = Gauge(
+    "omium_flood_records", "Records of floods that were read and wait; the others overtake them.", ["worker"]
+)
 AUDIT_ROWS = Counter("omium_audit_rows_total", "Rows inserted into ClickHouse.", ["topic"])
 AUDIT_BATCH_AGE = Gauge("omium_audit_batch_age_seconds", "Age of the oldest record that is not yet in ClickHouse.")
 AUDIT_INSERT_DURATION = Histogram("omium_audit_insert_duration_seconds", "One insert of a batch.", buckets=_SECONDS)

@@ -86,9 +86,9 @@ class Turns(Generic[T]):
         return key in self._flow_of
 
     @property
-    def flooded(self) -> bool:
-        """Whether a flood waits."""
-        return self._flooding > 0
+    def flooding(self) -> int:
+        """How many records of floods wait."""
+        return self._flooding
 
     def put(self, key: bytes, flow_id: FlowId, record: T) -> None:
         """Let `record` wait in `flow_id`, or where earlier ones of its key do."""

@@ -12,7 +12,7 @@ from typing import Final
 from ops.runtime.pace import Pace
 from ops.runtime.progress import READ_AHEAD_BYTES, Progress, size_of
 from ops.runtime.turns import FlowId, Turns
-from processors.recover.ledger import Raw
+from processors.recover.ledger import Raw, turns
 from processors.recover.writer import Writer
 from schemas.topics import FAILURES, OPTION_TOPICS
 
@@ -119,7 +119,7 @@ class Lane:
             self._progress[raw.topic].done(raw.offset, size_of(raw.key, raw.value))
             taken.append(raw)
         # What floods a partition comes so often that to look at it each time would cost more than all the others.
-        if taken or self._turns.flooded:
+        if taken or self._turns.flooding:
             self._batched_s = now_s
         return taken
 
@@ -133,6 +133,11 @@ class Lane:
         return key in self._young or self._turns.waits(key)
 
     @property
+    def flooding(self) -> int:
+        """How many records of floods wait."""
+        return self._turns.flooding
+
+    @property
     def is_full(self) -> bool:
         """Whether no more is to be read for now."""
         return self._kept() >= 1
@@ -144,14 +149,14 @@ class Lane:
         return max(ahead / _MAX_AHEAD, size_bytes / READ_AHEAD_BYTES)
 
     def _ripen(self, now_s: float) -> None:
+        ripe: list[Raw] = []
         for topic, count in self._ripe(now_s).items():
-            queue = self.read[topic]
-            for _ in range(count):
-                raw = queue.popleft()
-                self._turns.put(raw.key or b"", self._flow(raw), raw)
+            ripe += [self.read[topic].popleft() for _ in range(count)]
             if topic == FAILURES.name:
                 for _ in range(count):
                     self._read_s.popleft()
+        for raw in turns(ripe):
+            self._turns.put(raw.key or b"", self._flow(raw), raw)
         self._young = frozenset(raw.key for queue in self.read.values() for raw in queue)
 
     def _ripe(self, now_s: float) -> dict[str, int]:

@@ -24,6 +24,7 @@ from ops.runtime import failpoints, garbage
 from ops.runtime.health import HealthServer
 from ops.runtime.lag import LagReporter
 from ops.runtime.logs import configure
+from ops.runtime.metrics import FLOOD_RECORDS
 from ops.runtime.settings import Settings
 from processors.recover.assignment import Assignment
 from processors.recover.broadcast import Broadcast
@@ -97,6 +98,7 @@ class Worker:
         takers, self._view = role.watch(lambda: policy.policies, self._clock.now_ms)
         self._broadcast = Broadcast(settings, f"{name}-broadcast", takers)
         self._barrier_s = 0.0
+        self._flooding = FLOOD_RECORDS.labels(role.name)
 
     def readiness(self) -> str | None:
         if not self._broadcast.caught_up:
@@ -166,9 +168,11 @@ class Worker:
             self._sort(first)
         for message in rest:
             self._sort(message)
-        for lane in self._assignment.live.values():
+        live = self._assignment.live.values()
+        for lane in live:
             if lane.is_full is not lane.paused:
                 self._assignment.flow(lane, not lane.is_full)
+        self._flooding.set(sum(lane.flooding for lane in live))
 
     def _sort(self, message: Message) -> None:
         error = message.error()

@@ -25,7 +25,7 @@ from typing import Any, Final, Protocol, TypeVar
 from confluent_kafka import KafkaError
 
 from ops.runtime import failpoints
-from ops.runtime.metrics import DEAD_LETTERS
+from ops.runtime.metrics import DEAD_LETTERS, FLOOD_RECORDS
 from ops.runtime.progress import READ_AHEAD_BYTES, Progress, size_of
 from ops.runtime.turns import Turns
 from schemas.codec import Encoded, Malformed, dead_letter, encode
@@ -141,6 +141,7 @@ class Mapper(Guard):
         """By key: the last record that waits for an answer, or behind one that does."""
         self._waiting: dict[Progress, Turns[Record]] = {}
         """By partition: its records that were not begun."""
+        self._flooding = FLOOD_RECORDS.labels(worker)
 
     async def run(self, inbox: Inbox) -> None:
         """Begin every record; it is done when what it caused is delivered. Never ends. Raises FuseBlown."""
@@ -151,6 +152,7 @@ class Mapper(Guard):
                 self._put(batch)
             if not await self._burst():
                 await asyncio.sleep(_HELD_S)
+            self._flooding.set(sum(turns.flooding for turns in self._waiting.values()))
 
     def _put(self, batch: Batch) -> None:
         turns = self._waiting.setdefault(batch.progress, Turns())

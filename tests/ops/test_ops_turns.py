@@ -77,10 +77,10 @@ def test_a_flood_is_one_until_none_of_it_waits() -> None:
     turns: Turns[str] = Turns()
     put(turns, "a", "x", FLOOD + 1)
     while len(turns):
-        assert turns.flooded
+        assert turns.flooding
         assert turns.take(100.0) == "a/x"
     put(turns, "a", "x", FLOOD)
-    assert not turns.flooded
+    assert not turns.flooding
 
 
 def test_where_no_more_can_be_read_a_flood_is_held_back_no_more() -> None:

@@ -95,6 +95,7 @@ def test_batches_take_each_execution_in_order_and_no_options_before_their_failur
     """And the positions say at any time what was not taken yet."""
     lane, now_s = _lane(limit), 0.0
     left: dict[str, dict[int, bytes]] = defaultdict(dict)
+    came: dict[tuple[str, int], int] = {}
     offsets: dict[str, int] = defaultdict(int)
 
     def take() -> None:
@@ -104,8 +105,9 @@ def test_batches_take_each_execution_in_order_and_no_options_before_their_failur
             of_key = [offset for offset, key in left[raw.topic].items() if key == raw.key]
             assert raw.offset == of_key[0]
             del left[raw.topic][raw.offset]
-        waiting = {raw.key for raw in lane.read[FAILURES.name]}
-        assert not any(raw.key in waiting for raw in batch if raw.topic != FAILURES.name)
+        for raw in batch:
+            failed = [came[FAILURES.name, offset] for offset, key in left[FAILURES.name].items() if key == raw.key]
+            assert all(came[raw.topic, raw.offset] < when for when in failed)
         assert lane.positions() == {topic: min(left[topic], default=offset) for topic, offset in offsets.items()}
         keys = {key for waits in left.values() for key in waits.values()}
         assert {key for key in (b"a", b"b", b"c", b"d") if lane.waits(key)} == keys
@@ -114,6 +116,7 @@ def test_batches_take_each_execution_in_order_and_no_options_before_their_failur
         now_s += after_s
         lane.append(_raw(topic, offsets[topic], key), now_s)
         left[topic][offsets[topic]] = key.encode()
+        came[topic, offsets[topic]] = len(came)
         offsets[topic] += 1
         if batch_now:
             take()
