@@ -43,15 +43,15 @@ MAX_NAME_CHARS: Final = 120
 MAX_RULES: Final = 2_000
 
 STATUS_FORM: Final = (
-    r"(?:^|error code:? ?|status(?:[ _-]?code)?\\?[\"']?(?: of|:| =|=| is)? ?\(?"
-    r"|\bHTTP(?: error| status| code)?(?:/\d(?:\.\d)?)?[ :(]+"
-    r"|[\"']code\\?[\"']: ?|(?:error|too many|returned|responded with|got|received|answered) [\"'(\[]?|: |\[|\()"
-    r"(?:STATUS)(?:[ ,:\])}\"'.]|$)"
+    r"(?:^|error code:? ?|(?:status|response|reply|result|return)(?:[ _-]?code)?\\?[\"']?(?: of|:| =|=| is)? ?\(?"
+    r"|\bHTTP(?:[ _-]?(?:error|status|response|code)){0,2}(?:/\d(?:\.\d)?)?[ :=(_-]+|\bcode(?: |=| = ?)E?"
+    r"|[\"']code\\?[\"']: ?|(?:error|too many|returned|responded with|got|received|answered) [\"'(\[]?|: |\[|\(|>)"
+    r"(?:STATUS)(?:[ ,;:<\])}\"'.\n]|$)"
 )
 """Where a message spells a status out: "Error code: 429", "HTTP/1.1 503", "'code': 500", "429 Client Error"."""
 NAME_FORMS: Final = (
     r"\b[A-Za-z]{3,48}(?:Error|Exception|Timeout|Exceeded|Exhausted|NotFound|Expired|Denied|Unavailable"
-    r"|Disconnected|Interrupt|Violation)\b",
+    r"|Disconnected|Interrupt|Violation|Throttled|Forbidden|Unauthorized|Conflict|Overloaded|Mismatch)\b",
     r"\b(?:code|type|status|reason|error|__type|finish_?reason|title)\\?[\"']\s*:\s*\\?[\"'][A-Za-z][\w./-]{2,60}",
     r"\berrors\.[A-Z][A-Za-z]{2,48}",
     r"\bStatusCode\.[A-Z_]{2,30}",
@@ -59,7 +59,10 @@ NAME_FORMS: Final = (
     r"\b(?:ERR_[A-Z_]{3,40}|E[A-Z]{4,14}|[A-Z]{3,16}_[A-Z_]{3,40})\b",
     r"\bSQLSTATE(?:\[|=|: ?| )[0-9A-Z]{5}\b",
     r"\boccurred \([A-Z][A-Za-z.]{3,60}\) when calling",
-    r"\b(?:error|code|reason): [a-z]{2,24}(?:_[a-z]{2,24}){1,5}\b",
+    r"\b(?:error|code|reason)(?: ?= ?|: )[a-z]{2,24}(?:_[a-z]{2,24}){1,5}\b",
+    r"(?:^|: )[a-z]{2,24}(?:_[a-z]{2,24}){1,5}\.?$",
+    r"\b(?:error_?code|code_?name|reason|code) ?[:=] ?[A-Z][A-Za-z]{3,60}\b",
+    r"\([a-z]{2,20}/[a-z]{2,24}(?:-[a-z]{2,24}){0,6}\)",
 )
 """Where a message shows the name of an exception class or an error code."""
 _NAME: Final = re2.compile(("(?:" + "|".join(NAME_FORMS) + ")").encode())
@@ -70,9 +73,9 @@ def names_in(text: bytes) -> list[str]:
     """The names of exception classes and error codes that a message shows, each once, a bounded number."""
     found: dict[str, None] = {}
     for match in _NAME.finditer(text):
-        token = match.group(0).decode(errors="replace").rstrip("\"'")
+        token = match.group(0).decode(errors="replace").rstrip("\"'.)")
         token = token.removesuffix(") when calling")
-        for separator in ('"', "'", "=", ".", "[", "(", " "):
+        for separator in ('"', "'", "=", ".", "[", "(", " ", ":", "/"):
             token = token.rpartition(separator)[2]
         found[token] = None
         if len(found) == _MAX_NAMES:
@@ -179,7 +182,8 @@ class RulePatterns:
         return tuple(named.values()), any(owner[index] is None for index in found)
 
     def _match_name(self, name: str) -> tuple[tuple[Rule, ...], bool]:
-        return self.match(name.encode(errors="replace"))
+        """Names are spelled with - by some: rate-limit-exceeded is rate_limit_exceeded."""
+        return self.match(name.replace("-", "_").encode(errors="replace"))
 
 
 def compile_rules(documents: Iterable[Mapping[str, Any]]) -> Rules:
