@@ -31,8 +31,10 @@ from ops.runtime import topics
 from ops.runtime.child import Child
 from ops.runtime.settings import Settings
 from processors.recover.ledger import Ledger, Raw, Staged
+from processors.recover.packing import packed, unpacked
 from processors.recover.partitioner import partition_of
 from processors.recover.policy import Policies
+from processors.recover.state import HEADER_BYTES
 from schemas.codec import encode
 from schemas.records import OutcomeStatus, ResumeCommand, ResumeOutcome
 from schemas.topics import COMMANDS, FAILURES, OUTCOMES, RECOVER_STATE
@@ -63,14 +65,14 @@ def _inputs(numbers: range, now: int) -> Iterator[Raw]:
 
 def fill(settings: Settings, executions: int) -> float:
     """Write the changelog; returns its bytes per execution, before compression."""
-    samples = list(states(_SAMPLES).items())
+    samples = [(key, value[:HEADER_BYTES], unpacked(value[HEADER_BYTES:])) for key, value in states(_SAMPLES).items()]
     producer = Producer(settings.producer(**{"linger.ms": 20, "compression.type": "lz4", "batch.size": 500_000}))
     size = 0
     for number in range(executions):
-        sample, value = samples[number % len(samples)]
+        sample, header, body = samples[number % len(samples)]
         tenant, _, execution = sample.partition("/")
         key = f"{tenant}/open-{number:08}".encode()
-        value = value.replace(f'"{execution}"'.encode(), f'"open-{number:08}"'.encode())
+        value = header + packed(body.replace(f'"{execution}"'.encode(), f'"open-{number:08}"'.encode()))
         size += len(key) + len(value)
         while True:
             try:

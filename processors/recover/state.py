@@ -1,7 +1,7 @@
 """The state of one execution, and its bytes: what memory holds is the changelog record itself.
 
 A record is a header (version, flags, when it is due), which a restore reads without parsing the rest,
-and a JSON body. Fields may be added with a default; anything else needs a new version.
+and a JSON body, packed. Fields may be added with a default; anything else needs a new version.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from pydantic import ConfigDict, TypeAdapter
 
+from processors.recover.packing import packed, unpacked
 from schemas.records import (
     Candidate,
     Category,
@@ -33,6 +34,7 @@ MAX_EARLY: Final = 4
 
 VERSION: Final = 1
 _HEADER: Final = struct.Struct(">BBQ")
+HEADER_BYTES: Final = _HEADER.size
 _OPEN: Final = 1
 _PENDING: Final = 2
 _HELD: Final = 4
@@ -205,7 +207,8 @@ def encode(state: Execution) -> bytes:
     flags = _OPEN if recovery else 0
     if recovery and recovery.command is None:
         flags |= _HELD if recovery.hold else _PENDING
-    return _HEADER.pack(VERSION, flags, state.due_ms) + _ADAPTER.dump_json(state, exclude_defaults=True)
+    body = _ADAPTER.dump_json(state, exclude_defaults=True)
+    return _HEADER.pack(VERSION, flags, state.due_ms) + packed(body)
 
 
 def decode(data: bytes) -> Execution:
@@ -213,7 +216,7 @@ def decode(data: bytes) -> Execution:
     version, _, _ = _HEADER.unpack_from(data)
     if version != VERSION:
         raise ValueError(f"state of version {version}, {VERSION} known")
-    return _ADAPTER.validate_json(data[_HEADER.size :])
+    return _ADAPTER.validate_json(unpacked(data[_HEADER.size :]))
 
 
 def header(data: bytes) -> tuple[int, bool, bool, bool]:
