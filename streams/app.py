@@ -83,7 +83,13 @@ async def build(
     """The app, ready to start on the running loop."""
     app = new_app(settings, WORKER)
     app.outputs = Outputs(settings, app.fail)
-    mapper = Mapper(detect(decide, rates, verification), app.outputs, worker=WORKER, fail=app.fail)
+    mapper = Mapper(
+        detect(decide, rates, verification),
+        app.outputs,
+        worker=WORKER,
+        fail=app.fail,
+        read_ahead_bytes=settings.read_ahead_bytes,
+    )
     app.reads(FAILURES.name, mapper.run)
     table = WindowedTable.add(app, TABLE, size_s=HOUR_S, partitions=settings.partitions)
     learner = Learner(app, table, rates, worker=WORKER)

@@ -79,7 +79,10 @@ def ours(settings: Settings, clock: Clock) -> int:
             else:
                 _finish(clock)
 
-        app.reads(FAILURES.name, Mapper(handle, app.outputs, worker="bench", fail=app.fail).run)
+        app.reads(
+            FAILURES.name,
+            Mapper(handle, app.outputs, worker="bench", fail=app.fail, read_ahead_bytes=app.read_ahead_bytes).run,
+        )
         return app
 
     return run(build)

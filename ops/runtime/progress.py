@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections import deque
 from typing import Final
 
-READ_AHEAD_BYTES: Final = 64 * 1024 * 1024
-"""Of a partition: behind so much that is not done no more is read, and a flood reaches those that it must not."""
-_RECORD_BYTES: Final = 1024
-"""What a record takes beside its key and value."""
+_RECORD_BYTES: Final = 2048
+"""What a record takes beside its key and value, with headers and all that points to it."""
 
 
 def size_of(key: bytes | None, value: bytes | None) -> int:

@@ -51,6 +51,9 @@ class Settings(BaseSettings):
     """Partitions of every topic; fixed when the topics are created."""
     replication: int = Field(default=1, ge=1, le=7)
 
+    read_ahead_mb: int = Field(default=128, ge=1)
+    """Of each partition a worker reads so much ahead, so that a flood is in nobody's way; beyond it, it is."""
+
     clickhouse: str = "http://127.0.0.1:8123/default"
     """http(s)://user:password@host:port/database, or chdb:///absolute/path for the embedded engine."""
     audit_batch_rows: int = Field(default=10_000, ge=1)
@@ -73,6 +76,10 @@ class Settings(BaseSettings):
     """How long a failure waits for its verifier; then it is decided without."""
     verifier_concurrency: int = Field(default=8, ge=1)
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+
+    @property
+    def read_ahead_bytes(self) -> int:
+        return self.read_ahead_mb * 1024 * 1024
 
     @classmethod
     def settings_customise_sources(

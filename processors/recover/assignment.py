@@ -20,7 +20,6 @@ from processors.recover.changelog import DoubtError
 from processors.recover.lane import Lane
 from processors.recover.policy import Policies
 from processors.recover.role import RECOVER, Role
-from processors.recover.writer import Writer
 
 log = logging.getLogger("omium.recover")
 
@@ -64,7 +63,7 @@ class Assignment:
         admin: AdminClient,
         group: str,
         partitions: int,
-        writer: Callable[[int], Writer],
+        lane: Callable[[int], Lane],
         policies: Callable[[], Policies],
         stop: threading.Event,
         role: Role = RECOVER,
@@ -77,7 +76,7 @@ class Assignment:
         self._consumer = consumer
         self._admin = admin
         self._group = group
-        self._new_writer = writer
+        self._lane = lane
         self._policies = policies
         self._stop = stop
         self._parked: dict[int, Lane] = {}
@@ -124,9 +123,6 @@ class Assignment:
                 self._conclude(number, task)
             else:
                 self._begin(number, lane, takes=True)
-
-    def _lane(self, number: int) -> Lane:
-        return Lane(self._new_writer(number), self._role.flow)
 
     def flow(self, lane: Lane, on: bool) -> None:
         """Read the inputs that flood of a partition that is live, or stop reading them for a while."""

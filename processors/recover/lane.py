@@ -10,7 +10,7 @@ from itertools import islice
 from typing import Final
 
 from ops.runtime.pace import Pace
-from ops.runtime.progress import READ_AHEAD_BYTES, Progress, size_of
+from ops.runtime.progress import Progress, size_of
 from ops.runtime.turns import FlowId, Turns
 from processors.recover.ledger import Raw, turns
 from processors.recover.writer import Writer
@@ -26,6 +26,7 @@ _BUSY_PER_S: Final = 150
 _OPTION_TOPICS: Final = tuple(topic.name for topic in OPTION_TOPICS)
 _MAX_AHEAD: Final = 4_000
 """Records applied behind one that waits: each transaction says which they are."""
+_CROWDED: Final = 0.9
 _TOKENS_PER_S: Final = 500
 """A hundred next rungs, or five hundred closed recoveries forgotten."""
 
@@ -33,14 +34,15 @@ _TOKENS_PER_S: Final = 500
 class Lane:
     """One assigned partition: its writer, what was read for it, and how far its inputs are read."""
 
-    def __init__(self, writer: Writer, flow: Callable[[Raw], FlowId]) -> None:
-        """`flow`: which flow a record is of; they take turns."""
+    def __init__(self, writer: Writer, flow: Callable[[Raw], FlowId], read_ahead_bytes: int) -> None:
+        """`flow`: which flow a record is of; they take turns. `read_ahead_bytes`: how much may wait here."""
         self.writer = writer
         self.read: dict[str, deque[Raw]] = defaultdict(deque)
         """What came just now, and what waits for options that may follow."""
         self.paused = False
         """Nothing more is read of the inputs that flood."""
         self._flow = flow
+        self._read_ahead_bytes = read_ahead_bytes
         self._young: frozenset[bytes | None] = frozenset()
         """Keys of what is in `read`."""
         self._turns: Turns[Raw] = Turns()
@@ -113,7 +115,7 @@ class Lane:
         if self.rests_s(now_s):
             return []
         self._ripen(now_s)
-        self._turns.crowded = self._kept() > 0.9
+        self._turns.crowded = self._kept() > _CROWDED
         taken: list[Raw] = []
         while len(taken) < self.writer.limit and (raw := self._turns.take(now_s)) is not None:
             self._progress[raw.topic].done(raw.offset, size_of(raw.key, raw.value))
@@ -146,7 +148,7 @@ class Lane:
         """How much of what may be kept is."""
         progress = self._progress.values()
         ahead, size_bytes = sum(p.ahead for p in progress), sum(p.size_bytes for p in progress)
-        return max(ahead / _MAX_AHEAD, size_bytes / READ_AHEAD_BYTES)
+        return max(ahead / _MAX_AHEAD, size_bytes / self._read_ahead_bytes)
 
     def _ripen(self, now_s: float) -> None:
         ripe: list[Raw] = []

@@ -90,7 +90,11 @@ class Worker:
             self._admin,
             name,
             partitions,
-            lambda n: Writer(settings, n, partitions, policy.policies, transactional=transactional, role=role),
+            lambda n: Lane(
+                Writer(settings, n, partitions, policy.policies, transactional=transactional, role=role),
+                role.flow,
+                settings.read_ahead_bytes,
+            ),
             lambda: policy.policies,
             stop,
             role,

@@ -26,7 +26,7 @@ from confluent_kafka import KafkaError
 
 from ops.runtime import failpoints
 from ops.runtime.metrics import DEAD_LETTERS, FLOOD_RECORDS
-from ops.runtime.progress import READ_AHEAD_BYTES, Progress, size_of
+from ops.runtime.progress import Progress, size_of
 from ops.runtime.turns import Turns
 from schemas.codec import Encoded, Malformed, dead_letter, encode
 from schemas.flows import flow_of
@@ -43,6 +43,7 @@ _RETRY_S: Final = 0.02
 _BURST_S: Final = 0.002
 """After so much work its outputs are sent, and the event loop gets a turn. One by one each would be a request of its
 own, which costs broker and client more than the work; waiting longer costs the first of them latency."""
+_CROWDED: Final = 0.9
 _HELD_S: Final = 0.005
 """Between two looks while only floods wait, and may have no more for now."""
 
@@ -131,8 +132,10 @@ class Mapper(Guard):
         worker: str,
         fuse: Fuse | None = None,
         fail: Callable[[Exception], None],
+        read_ahead_bytes: int,
     ) -> None:
-        """`fail` ends the worker for an error that `run` cannot raise any more."""
+        """`fail` ends the worker for an error that `run` cannot raise any more. `read_ahead_bytes`: how much of a
+        partition may be here."""
         super().__init__(worker=worker, fuse=fuse)
         self._handler = handler
         self._outputs = outputs
@@ -141,6 +144,7 @@ class Mapper(Guard):
         """By key: the last record that waits for an answer, or behind one that does."""
         self._waiting: dict[Progress, Turns[Record]] = {}
         """By partition: its records that were not begun."""
+        self._crowded_bytes = read_ahead_bytes * _CROWDED
         self._flooding = FLOOD_RECORDS.labels(worker)
 
     async def run(self, inbox: Inbox) -> None:
@@ -169,7 +173,7 @@ class Mapper(Guard):
         partitions = deque(self._waiting.items())
         while partitions and (now_s := loop.time()) < until_s:
             progress, turns = partitions.popleft()
-            turns.crowded = progress.size_bytes > READ_AHEAD_BYTES * 0.9
+            turns.crowded = progress.size_bytes > self._crowded_bytes
             record = None if progress.closed else turns.take(now_s)
             if record is None:
                 if progress.closed or not turns:

@@ -43,6 +43,8 @@ class App(faust.App):
     """A Faust app on `streams.edge.transport`."""
 
     outputs: Outputs
+    read_ahead_bytes: int
+    """Of a partition; see Settings."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -111,7 +113,7 @@ class App(faust.App):
 def new_app(settings: Settings, name: str) -> App:
     """An app of group `{settings.app}-{name}`."""
     hosts = [URL(f"aiokafka://{host.strip()}") for host in settings.bootstrap.split(",")]
-    return App(
+    app = App(
         f"{settings.app}-{name}",
         broker=hosts,
         broker_credentials=_credentials(settings),
@@ -132,6 +134,8 @@ def new_app(settings: Settings, name: str) -> App:
         store="memory://",
         Topic=Topic,
     )
+    app.read_ahead_bytes = settings.read_ahead_bytes
+    return app
 
 
 def _credentials(settings: Settings) -> Any:

@@ -24,7 +24,7 @@ from faust.types import TP
 from mode.threads import WorkerThread
 
 from ops.runtime.pace import Pace
-from ops.runtime.progress import READ_AHEAD_BYTES, Progress, size_of
+from ops.runtime.progress import Progress, size_of
 
 log = logging.getLogger(__name__)
 
@@ -256,7 +256,9 @@ class Consumer(driver.Consumer):
 
     def _is_full(self, tp: TP) -> bool:
         progress = self._progress.get(tp)
-        return progress is not None and (progress.size_bytes >= READ_AHEAD_BYTES or len(progress) >= MAX_PENDING)
+        if progress is None:
+            return False
+        return progress.size_bytes >= cast(Any, self.app).read_ahead_bytes or len(progress) >= MAX_PENDING
 
     def _deliver(self, tp: TP, records: list[Any]) -> None:
         progress = self._progress.get(tp)

@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ops.runtime.progress import READ_AHEAD_BYTES
 from ops.runtime.turns import CALM_S
 from processors.recover.lane import LINGER_S, REST_S, Lane
 from processors.recover.ledger import Raw
@@ -19,11 +18,12 @@ from schemas.flows import DEPENDENCY
 from schemas.records import Category
 from schemas.topics import FAILURES, OPTIONS, OUTCOMES
 
+READ_AHEAD_BYTES = 64 * 1024 * 1024
 TOPICS = (FAILURES.name, OUTCOMES.name, OPTIONS[Category.TOOL_FAILURE].name, OPTIONS[Category.HALLUCINATION].name)
 
 
 def _lane(limit: int = 100) -> Lane:
-    return Lane(cast(Any, SimpleNamespace(limit=limit, positions={})), RECOVER.flow)
+    return Lane(cast(Any, SimpleNamespace(limit=limit, positions={})), RECOVER.flow, READ_AHEAD_BYTES)
 
 
 def _raw(topic: str, offset: int, key: str) -> Raw:

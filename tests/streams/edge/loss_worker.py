@@ -46,7 +46,16 @@ async def ours() -> App:
     for case in CASES:
         topic = f"{GROUP}.{case}"
         if case in ("plain", "delivery", "decode"):
-            app.reads(topic, Mapper(partial(_map, case), app.outputs, worker="streams", fail=app.fail).run)
+            app.reads(
+                topic,
+                Mapper(
+                    partial(_map, case),
+                    app.outputs,
+                    worker="streams",
+                    fail=app.fail,
+                    read_ahead_bytes=app.read_ahead_bytes,
+                ).run,
+            )
         else:
             app.batches(topic, partial(_OWN.get(case, _each), case, app, table))
     return app

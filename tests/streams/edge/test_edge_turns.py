@@ -48,7 +48,7 @@ def batch(partition: int, records: list[tuple[bytes, bytes]]) -> Batch:
 
 def mapper(sent: Sent) -> Mapper:
     answer: Callable[[Any], Encoded] = lambda record: Encoded("out", b"", str(record.offset).encode(), [])  # noqa: E731
-    return Mapper(answer, sent, worker="t", fail=pytest.fail)  # type: ignore[arg-type]
+    return Mapper(answer, sent, worker="t", fail=pytest.fail, read_ahead_bytes=10**8)  # type: ignore[arg-type]
 
 
 def test_a_flood_of_one_service_holds_up_no_other() -> None:

@@ -114,7 +114,7 @@ def test_an_execution_s_outputs_keep_their_order_however_long_each_is_asked_for(
         return output if turns is None else Later(wait, lambda _: output)
 
     async def feed() -> None:
-        mapper = Mapper(handle, sent, worker="t", fail=pytest.fail)  # type: ignore[arg-type]
+        mapper = Mapper(handle, sent, worker="t", fail=pytest.fail, read_ahead_bytes=10**8)  # type: ignore[arg-type]
         await begin(mapper, asked)
         while len(asked.progress):
             await asyncio.sleep(0)
@@ -140,7 +140,9 @@ def test_a_handler_that_raises_after_asking_blows_the_fuse() -> None:
 
     async def feed() -> None:
         later: Callable[[Any], Later] = lambda _: Later(nothing, raise_)  # noqa: E731
-        mapper = Mapper(later, Sent(), worker="t", fuse=Fuse(max_consecutive=3), fail=errors.append)  # type: ignore[arg-type]
+        mapper = Mapper(
+            later, Sent(), worker="t", fuse=Fuse(max_consecutive=3), fail=errors.append, read_ahead_bytes=10**8
+        )  # type: ignore[arg-type]
         await begin(mapper, batch([b"a", b"b", b"c"]))
         waiting: Awaitable[Any] = asyncio.gather(*mapper._last.values(), return_exceptions=True)
         await waiting
