@@ -136,10 +136,13 @@ def _read_text(level: Level, rules: Rules, path: str) -> Iterator[Finding]:
     """What a message says in words, and through the names of deeper errors that it shows."""
     text = level.text.encode(errors="replace")
     said, shows_names = rules.in_text(text)
-    for rule in said:
-        # Another status than the layer's own is that of what it wraps.
-        wrapped = bool(rule.status and level.statuses) and rule.status.isdisjoint(level.statuses)
-        yield from _found((rule,), EvidenceSource.MESSAGE, level, path, level.text, deeper=int(wrapped))
+    # Another status than the layer's own is that of what it wraps.
+    wrapped = (
+        [rule for rule in said if rule.status and rule.status.isdisjoint(level.statuses)] if level.statuses else []
+    )
+    yield from _found(wrapped, EvidenceSource.MESSAGE, level, path, level.text, deeper=1)
+    own = [rule for rule in said if rule not in wrapped] if wrapped else said
+    yield from _found(own, EvidenceSource.MESSAGE, level, path, level.text)
     if shows_names:
         for name in names_in(text):
             yield from _found(
@@ -163,7 +166,7 @@ def _holding(found: list[Finding], event: FailureEvent, shown: list[Level]) -> l
     origin, protocol = origin_of(event), protocol_of(event)
     seen = frozenset(finding.rule.name for finding in found)
     statuses = frozenset(status for level in shown for status in level.statuses).union(
-        *(finding.rule.status for finding in found if finding.source is EvidenceSource.MESSAGE)
+        *(item.rule.status for item in found if item.rule.status and item.source is EvidenceSource.MESSAGE)
     )
 
     def held(conditions: Conditions) -> Iterator[bool]:

@@ -56,7 +56,7 @@ NAME_FORMS: Final = (
     r"\berrors\.[A-Z][A-Za-z]{2,48}",
     r"\bStatusCode\.[A-Z_]{2,30}",
     r"\[type=[a-z_]{2,60}",
-    r"\b(?:ERR_[A-Z_]{3,40}|E[A-Z]{4,14}|[A-Z]{3,16}_[A-Z_]{3,40})\b",
+    r"(?-i:\b(?:ERR_[A-Z_]{3,40}|E[A-Z]{4,14}|[A-Z]{3,16}_[A-Z_]{3,40})\b)",
     r"\bSQLSTATE(?:\[|=|: ?| )[0-9A-Z]{5}\b",
     r"\boccurred \([A-Z][A-Za-z.]{3,60}\) when calling",
     r"\b(?:error|code|reason)(?: ?= ?|: )[a-z]{2,24}(?:_[a-z]{2,24}){1,5}\b",
