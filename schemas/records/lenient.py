@@ -25,6 +25,7 @@ _WHOLE: Final = {
 _AMOUNTS: Final = {"metrics": ("duration_s", "timeout_s"), "execution": ("timeout_s",)}
 _SAID_AS_TEXT: Final = {"error": "message", "agent": "id", "checkpoint": "id"}
 """Records of which runtimes give only the field that matters."""
+_MAX_NESTED: Final = 16
 _RETRY_AFTER: Final = ("retry_after", "retryAfter", "retry-after")
 
 
@@ -40,8 +41,10 @@ def coerced(document: Mapping[str, Any]) -> dict[str, Any]:
         for name, fields in table.items():
             if isinstance(part := result.get(name), dict):
                 result[name] = _with(form, part, fields)
-    if isinstance(error := result.get("error"), dict) and "cause_chain" in error:
-        result["error"] = {**error, "cause_chain": _causes(error["cause_chain"])}
+    if isinstance(error := result.get("error"), dict):
+        causes = error["cause_chain"] if "cause_chain" in error else _nested(error.get("cause"))
+        if causes is not None:
+            result["error"] = {**error, "cause_chain": _causes(causes)}
     return result
 
 
@@ -69,6 +72,17 @@ def amount(value: Any) -> Any:
         if digits.isascii() and digits.replace(".", "", 1).isdecimal() and len(digits) <= _MAX_DIGITS:
             return float(digits)
     return value
+
+
+def _nested(cause: Any) -> Any:
+    """A chain of what JavaScript and others nest: each error holds its cause. A list is one already."""
+    if cause is None or isinstance(cause, list):
+        return cause
+    chain: list[Any] = []
+    while isinstance(cause, dict | str) and len(chain) < _MAX_NESTED:
+        chain.append(cause)
+        cause = cause.get("cause") if isinstance(cause, dict) else None
+    return chain or None
 
 
 def _causes(causes: Any) -> Any:

@@ -94,11 +94,19 @@ def _innermost_first(found: list[Finding]) -> list[Finding]:
     is a rate or a quota, 503 wraps anything. Nor where the wrapper says far more.
     """
     rival = _within_a_bug(found) or transience_rival(found)
-    if rival is None or rival.rule.status or rival.level <= found[0].level:
+    if rival is None or rival.rule.status or rival.level < found[0].level:
         return found
+    if rival.level == found[0].level:
+        return [rival, *(item for item in found if item is not rival)] if _outspoken(found[0], rival) else found
     if rival.weight < max(_STRONG, found[0].weight - CLEAR_LEAD):
         return found
     return [rival, *(item for item in found if item is not rival)]
+
+
+def _outspoken(named: Finding, rival: Finding) -> bool:
+    """Whether words say of a passing cause what only a class's name denies: whoever wraps an error names it."""
+    words = named.source is EvidenceSource.CLASS_NAME and rival.source is EvidenceSource.MESSAGE
+    return words and bool(rival.rule.passing) and rival.rule.strength >= max(_STRONG, named.rule.strength)
 
 
 def _precedence(finding: Finding) -> tuple[int, tuple[int, int]]:

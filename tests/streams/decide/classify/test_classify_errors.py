@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from classify_events import chained, details, error, event, said, tool
 
-from schemas.records import Classification, ErrorInfo, FailureEvent, FailureOrigin
+from schemas.records import NATURAL, Classification, ErrorInfo, FailureEvent, FailureOrigin
 from streams.decide.classify import classify
 
 
@@ -220,6 +220,55 @@ def test_traps(given: FailureEvent, verdict: str) -> None:
 )
 def test_the_innermost_telling_cause_wins(given: FailureEvent, verdict: str) -> None:
     assert said(given) == verdict
+
+
+@pytest.mark.parametrize(
+    "cause",
+    [
+        [{"class": "SocketError", "message": "other side closed"}],
+        {"class": "AxiosError", "message": "x", "cause": {"message": "read ECONNRESET", "code": "ECONNRESET"}},
+        "connect ECONNREFUSED 10.0.0.1:443",
+    ],
+)
+def test_a_cause_that_json_nests_is_read(cause: Any) -> None:
+    document = {"tenant_id": "t", "execution_id": "e", "error": {"class": "TypeError", "message": "x", "cause": cause}}
+    assert said(FailureEvent.model_validate(document, context=NATURAL)) == "tool_failure/network_error"
+
+
+@pytest.mark.parametrize(
+    ("given", "verdict"),
+    [
+        (
+            error("Exceeded rate limits: too many concurrent queries", "api_core.Forbidden", http_status=403),
+            "rate_limit",
+        ),
+        (error("[Errno Expecting value] API requests per minute exceeded: 0", "JSONDecodeError"), "rate_limit"),
+        (error("[Error 89]", "kafka.errors.ThrottlingQuotaExceededError"), "rate_limit"),
+        (error("503 Deadline Exceeded", "ServiceUnavailable", http_status=503), "timeout"),
+        (error('Get "https://api.example.com/v1": EOF', "*url.Error"), "network_error"),
+        (error("Request failed with status code 502", "AxiosError", code="ERR_BAD_RESPONSE"), "service_unavailable"),
+        (error("RPC failed; result=22, HTTP code = 401"), "auth_error"),
+        (error("Errors: * seal: Unexpected response code: 403", http_status=500), "auth_error"),
+        (error("An API error occurred: channel_not_found"), "not_found"),
+        (error("Firebase: Error (auth/network-request-failed)."), "network_error"),
+        (error("远程主机强迫关闭了一个现有的连接。 (os error 10054)"), "network_error"),
+        (error("ORA-01017: ユーザー名/パスワードが無効です", "DatabaseError"), "auth_error"),
+        (error('(1045, "Accès refusé pour l\'utilisateur")', "OperationalError"), "auth_error"),
+    ],
+)
+def test_what_is_said_of_the_cause_outranks_what_it_is_called(given: FailureEvent, verdict: str) -> None:
+    assert said(given) == f"tool_failure/{verdict}"
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        error("Rate limit exceeded for this project", "PermissionDenied", http_status=403),
+        error("Quota exceeded for requests_per_base_model", "TooManyRequests", http_status=429),
+    ],
+)
+def test_where_a_name_and_words_differ_on_waiting_nothing_lasting_is_said(given: FailureEvent) -> None:
+    assert said(given) in ("tool_failure/rate_limit", "tool_failure/unknown", "unclassified/unknown")
 
 
 @pytest.mark.parametrize(

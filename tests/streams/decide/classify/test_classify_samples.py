@@ -22,6 +22,7 @@ SAMPLES = (
     "errors_sealed",
     "errors_surveyed",
     "errors_unseen",
+    "errors_field",
 )
 MIN_ANSWERED = 0.98
 MIN_RIGHT_OF_ANSWERED = 0.98
