@@ -28,6 +28,11 @@ def test_the_published_examples(output: Any, constraints: Any, verdict: str) -> 
     assert said(event(output=output, constraints=constraints)) == f"hallucination/{verdict}"
 
 
+@pytest.mark.parametrize("name", ["²", "٣", "0", "x.²"])
+def test_a_digit_of_another_script_is_no_place_in_a_list(name: str) -> None:
+    assert said(event(output=[], constraints={name: {"type": "range", "min": 1}})) == "hallucination/format_violation"
+
+
 def test_the_details_name_the_value_and_what_would_have_been_allowed() -> None:
     constraints = {**APR, "product": {"type": "enum", "values": PRODUCTS}}
     verdict = classify(event(output={"apr": 0, "product": "savings "}, constraints=constraints))
