@@ -15,10 +15,13 @@ from streams.decide.classify.rules import Conditions, Rule, Rules, names_in
 
 _STRONG: Final = 70
 """Weight of evidence that is specific: a code, a status that tells, or words for one cause."""
+SPECIFIC: Final = 50
+"""Weight from which an error's evidence outranks flaws of the reasoning and limits exceeded, and is an answer."""
 CLEAR_LEAD: Final = 8
 """Lead in weight over the next different verdict below which a verdict is less sure."""
 _BONUS: Final = {EvidenceSource.STRUCTURED: 8, EvidenceSource.CLASS_NAME: 4, EvidenceSource.MESSAGE: 0}
 _DEPTH_BONUS: Final = 2
+_QUOTES: Final = str.maketrans({"\u2018": "'", "\u2019": "'", "\u201c": '"', "\u201d": '"'})
 _MAX_DEPTH_BONUS: Final = 6
 
 
@@ -63,15 +66,22 @@ def transience_rival(found: list[Finding]) -> Finding | None:
     return None
 
 
+def unsure(found: list[Finding]) -> bool:
+    """Whether the evidence is too weak to say anything, or is torn. A status alone is no proof, but it is an answer."""
+    return bool(found) and ((found[0].weight < SPECIFIC and not found[0].rule.status) or torn(found))
+
+
 def torn(found: list[Finding]) -> bool:
     """Whether evidence says about as strongly that waiting helps and that it never will: then nothing is said. Within
-    one layer that is equal weight, and as many rules. Of a wrapper against what it wraps it is no clear lead, and any
-    lead where two rules know that waiting would not help.
+    one layer that is equal weight, and as many rules; words need a name or a number to be far ahead of them. Of a
+    wrapper against what it wraps it is no clear lead, and any lead where two rules know that waiting would not help.
     """
     rival = transience_rival(found)
     if rival is None:
-        return False
+        return _blamed_for_a_wait(found)
     lead = found[0].weight - rival.weight
+    if _named_against_words(found[0], rival):
+        return lead < CLEAR_LEAD + _BONUS[EvidenceSource.CLASS_NAME]
     if rival.level > found[0].level:
         known = bool(found[0].rule.passing) and agreeing(found, rival) > 1
         return not rival.rule.status and (lead < CLEAR_LEAD or known)
@@ -79,6 +89,20 @@ def torn(found: list[Finding]) -> bool:
         return False
     # A status says little more than who is to blame, 403 and 500 most of all: of equal evidence it is no second voice.
     return agreeing(found, rival, statuses=False) >= agreeing(found, found[0], statuses=False)
+
+
+def _named_against_words(named: Finding, said: Finding) -> bool:
+    """Whether a layer's class, status or code is denied by its own words; a status that it spells out is no words."""
+    words = said.source is EvidenceSource.MESSAGE and not said.rule.status
+    return words and named.source is not EvidenceSource.MESSAGE and named.level == said.level
+
+
+def _blamed_for_a_wait(found: list[Finding]) -> bool:
+    """Whether a model or the reasoning is blamed, and hardly less is said of a cause that passes."""
+    if not (found and found[0].rule.lasts):
+        return False
+    rival = next((item for item in found if item.rule.passing), None)
+    return rival is not None and found[0].weight - rival.weight < CLEAR_LEAD
 
 
 def agreeing(found: list[Finding], finding: Finding | None = None, statuses: bool = True) -> int:
@@ -140,9 +164,14 @@ def _read(level: Level, rules: Rules) -> Iterator[Finding]:
         yield from _read_text(level, rules, f"{level.path}.error" if of_tool else f"{level.path}.message")
 
 
+def _plain(text: str) -> str:
+    """Quotes as a keyboard has them: isn't, however it was set."""
+    return text if text.isascii() else text.translate(_QUOTES)
+
+
 def _read_text(level: Level, rules: Rules, path: str) -> Iterator[Finding]:
     """What a message says in words, and through the names of deeper errors that it shows."""
-    text = level.text.encode(errors="replace")
+    text = _plain(level.text).encode(errors="replace")
     said, shows_names = rules.in_text(text)
     # Another status than the layer's own is that of what it wraps.
     wrapped = (

@@ -32,7 +32,11 @@ _LASTING: Final = re2.compile(
     r"http response to https|unknown ca\b|look like a tls|legacy renegotiation|no (shared|common|protocols?|cipher)|"
     r"unsupported_cert|unable_to_(verify|get)|depth_zero|ssl_error_(rx_record|no_c|unsupported|bad)|sec_error_|"
     r"(alert|handshake).{0,24}(protocol version|bad certificate|inappropriate|insufficient security)|"
-    r"plain (text )?http|packet length too long|record overflow|ssl_version_or_cipher"
+    r"plain (text )?http|packet length too long|record overflow|ssl_version_or_cipher|"
+    r"(enotfound|eai_again|resolve|getaddrinfo|connect to|https?:/)[^\n]{0,48}[./@ ](undefined|null|none|nan)[.:/]"
+)
+_FULL: Final = re2.compile(
+    r"(?i)no space left|\benospc\b|disk( is)? full|errno 28\b|\b53100\b|insufficient[ _](disk[ _])?s(torage|pace)"
 )
 _DONE_ALREADY: Final = re2.compile(
     r"(?i)already|duplicate|unique|eexist|e11000|\b23505\b|file exists|entity exists|same parameters|"
@@ -46,9 +50,13 @@ _PERSON: Final = re2.compile(
 
 
 def lasting(event: FailureEvent, subtype: str) -> bool:
-    """True where no wait removes the reason: what is wrong with a certificate stays wrong, what is there already is."""
+    """True where no wait removes the reason: what is wrong with a certificate stays wrong, a full disk stays full, what
+    is there already is.
+    """
     if subtype == "network_error":
         return any(_LASTING.search(_of(level)) for level in levels(event))
+    if subtype == "service_unavailable":
+        return any(_FULL.search(_of(level)) for level in levels(event))
     if subtype == "state_conflict":
         shown = " ".join(_of(level) for level in levels(event))
         return _DONE_ALREADY.search(shown) is not None and _PASSING.search(shown) is None

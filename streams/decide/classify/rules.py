@@ -51,7 +51,8 @@ STATUS_FORM: Final = (
 """Where a message spells a status out: "Error code: 429", "HTTP/1.1 503", "'code': 500", "429 Client Error"."""
 NAME_FORMS: Final = (
     r"\b[A-Za-z]{3,48}(?:Error|Exception|Timeout|Exceeded|Exhausted|NotFound|Expired|Denied|Unavailable"
-    r"|Disconnected|Interrupt|Violation|Throttled|Forbidden|Unauthorized|Conflict|Overloaded|Mismatch)\b",
+    r"|Disconnected|Interrupt|Violation|Throttled|Forbidden|Unauthorized|Conflict|Overloaded|Mismatch)\b"
+    r"(?:\.[A-Z][A-Za-z]{2,48}){0,3}",
     r"\b(?:code|type|status|reason|error|__type|finish_?reason|title)\\?[\"']\s*:\s*\\?[\"'][A-Za-z][\w./-]{2,60}",
     r"\berrors\.[A-Z][A-Za-z]{2,48}",
     r"\bStatusCode\.[A-Z_]{2,30}",
@@ -134,6 +135,13 @@ class Rule:
         """Whether waiting may cure what it means; None where it speaks of no call and of no limit."""
         of_a_call = self.category in (Category.TOOL_FAILURE, Category.PERFORMANCE)
         return self.subtype in TRANSIENT if of_a_call else None
+
+    @cached_property
+    def lasts(self) -> bool:
+        """Whether waiting cures nothing, of a call or of a run; a conflict may pass."""
+        return self.passing is False or (
+            self.passing is None and self.category is not Category.NONE and self.subtype != "state_conflict"
+        )
 
     @cached_property
     def conditional(self) -> bool:

@@ -15,7 +15,7 @@ import orjson
 
 from schemas.records import Category, Classification, Evidence, EvidenceSource, FailureEvent, Severity, parse_json_text
 from streams.decide.classify.constraints import Checked, check
-from streams.decide.classify.errors import CLEAR_LEAD, Finding, agreeing, findings, torn, transience_rival
+from streams.decide.classify.errors import CLEAR_LEAD, SPECIFIC, Finding, agreeing, findings, transience_rival, unsure
 from streams.decide.classify.evidence import origin_of
 from streams.decide.classify.execution import by_a_person, lasting, may_have_executed
 from streams.decide.classify.logic import Flaw, Judgement, flaws
@@ -26,8 +26,6 @@ from streams.decide.classify.said import amount, constraint_said, overstepped
 from streams.decide.classify.violation import MAX_VIOLATIONS, Violation
 from streams.decide.classify.wording import SENTENCES, sentence, severity, where
 
-SPECIFIC: Final = 50
-"""Weight from which an error's evidence outranks flaws of the reasoning and limits exceeded."""
 _EVIDENCE_CHARS: Final = 300
 _BESIDE_CHARS: Final = 160
 _MAX_EVIDENCE: Final = 8
@@ -45,7 +43,7 @@ def classify(event: FailureEvent, rules: Rules | None = None, judgements: Sequen
     `judgements` are a Verifier's, where one is plugged in (see logic).
     """
     said = findings(event, rules or built_in())
-    if torn(said):
+    if unsure(said):
         said = []
     if said and said[0].rule.category is Category.NONE:
         exceeded = [] if by_a_person(event, said[0].text) else overruns(event)

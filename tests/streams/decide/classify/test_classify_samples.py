@@ -23,6 +23,7 @@ SAMPLES = (
     "errors_surveyed",
     "errors_unseen",
     "errors_field",
+    "errors_wild",
 )
 MIN_ANSWERED = 0.98
 MIN_RIGHT_OF_ANSWERED = 0.98
@@ -80,6 +81,27 @@ def test_every_collected_row_says_where_it_was_seen() -> None:
         ("JOB 7 ON n1 CANCELLED AT 2026-01-01T00:00:00 DUE TO TIME LIMIT", "performance/timeout"),
         ("JOB 7 ON n1 CANCELLED AT 2026-01-01T00:00:00 DUE TO PREEMPTION", "tool_failure/service_unavailable"),
         ("The user doesn't want to proceed with this tool use.", "none/control_flow"),
+        # Why a stream ended outranks that it ended.
+        ("stream disconnected before completion: Rate limit is exceeded. Try again in 9 s", "tool_failure/rate_limit"),
+        ("stream disconnected before completion: Transport error", "tool_failure/network_error"),
+        # A quota of nothing never refills, whatever delay is named.
+        (
+            "429 Quota exceeded for metric: free_tier_requests, limit: 0. Please retry in 20s",
+            "tool_failure/quota_exhausted",
+        ),
+        (
+            "429 Quota exceeded for metric: free_tier_requests, limit: 10. Please retry in 20s",
+            "tool_failure/rate_limit",
+        ),
+        # What a model, an endpoint or a peer cannot do.
+        ("404 No endpoints found that support the provided 'tool_choice' value", "tool_failure/invalid_request"),
+        ("404 No endpoints found for some/model", "tool_failure/not_found"),
+        ("The model doesn\u2019t support image input", "tool_failure/invalid_request"),
+        # Who wrote the bytes.
+        ("Invalid JSON-RPC response: neither result nor error", "tool_failure/bad_response"),
+        ("The LLM returned an empty response", "tool_failure/bad_response"),
+        # The last part of a code is the specific one.
+        ("<400> InternalError.Algo.InvalidParameter: no such thing", "tool_failure/invalid_request"),
     ],
 )
 def test_words_that_resemble_another_cause(message: str, verdict: str) -> None:

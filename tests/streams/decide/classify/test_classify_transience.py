@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from classify_events import chained, error, tool
+from classify_events import chained, details, error, tool
 
 from schemas.records import FailureEvent
 from streams.decide.classify import classify
@@ -91,3 +91,46 @@ def test_evidence_of_equal_weight_for_and_against_waiting_is_an_abstention(statu
     )
     assert classify(error("alpha beta", http_status=status), rules).subtype == "unknown"
     assert classify(error("alpha", http_status=status), rules).subtype == "timeout"
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        # An SDK's code for whatever a tool raised.
+        error("Command contains strange operators", "McpError", code="-32603", protocol="mcp"),
+        error("Insufficient tokens for group 'ReadGroup' of service", "gspread.exceptions.APIError"),
+        # Words of one transience under a class of the other.
+        error("No project found for the keys", "e2b.exceptions.TimeoutException"),
+        # A blame that hardly outweighs a cause that passes.
+        error("Invalid tool call: ReadTimeout", origin="model"),
+    ],
+)
+def test_weak_evidence_is_no_answer(given: FailureEvent) -> None:
+    assert classify(given).subtype == "unknown"
+
+
+def test_a_blame_beside_a_cause_that_passes_is_an_abstention() -> None:
+    entries = [
+        {"name": "a", "verdict": "hallucination/unknown_tool", "strength": 86, "source": "x", "text": ["alpha"]},
+        {"name": "b", "verdict": "tool_failure/timeout", "strength": 80, "source": "x", "text": ["beta"]},
+        {"name": "c", "verdict": "logical_error/state_conflict", "strength": 86, "source": "x", "text": ["gamma"]},
+    ]
+    rules = compile_rules([{"rule": entries}])
+    assert classify(error("alpha beta"), rules).subtype == "unknown"
+    assert classify(error("alpha"), rules).subtype == "unknown_tool"
+    assert classify(error("gamma beta"), rules).subtype == "state_conflict"
+
+
+@pytest.mark.parametrize(
+    ("message", "lasts"),
+    [
+        ("getaddrinfo ENOTFOUND bedrock-runtime.undefined.amazonaws.com", True),
+        ("getaddrinfo ENOTFOUND api.openai.com", False),
+        ("[Errno 28] No space left on device", True),
+        ("[Errno 24] Too many open files", False),
+    ],
+)
+def test_what_no_wait_fills_in_or_frees_lasts(message: str, lasts: bool) -> None:
+    verdict = classify(error(message))
+    assert verdict.subtype in TRANSIENT
+    assert (details(verdict).get("lasting") is True) is lasts
