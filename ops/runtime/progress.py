@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from typing import Final
 
+MAX_PENDING: Final = 50_000
+"""Records of a partition that are not done, or done behind one that is not, before no more are read."""
 _RECORD_BYTES: Final = 2048
-"""What a record takes beside its key and value, with headers and all that points to it."""
+"""What a record takes beside its key, value and headers: objects, and all that points to it."""
 
 
-def size_of(key: bytes | None, value: bytes | None) -> int:
+def size_of(key: bytes | None, value: bytes | None, headers: Sequence[tuple[str, bytes | None]]) -> int:
     """Bytes of memory that a record takes while it waits."""
-    return len(key or b"") + len(value or b"") + _RECORD_BYTES
+    told = sum(len(name) + len(text or b"") for name, text in headers)
+    return len(key or b"") + len(value or b"") + told + _RECORD_BYTES
 
 
 class Progress:
@@ -63,6 +67,10 @@ class Progress:
         finished = self._done
         while pending and pending[0] in finished:
             finished.remove(pending.popleft())
+
+    def fullness(self, read_ahead_bytes: int) -> float:
+        """From 0 to 1, where no more is to be read."""
+        return max(self.size_bytes / read_ahead_bytes, len(self._pending) / MAX_PENDING)
 
     @property
     def ahead(self) -> int:

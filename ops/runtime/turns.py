@@ -5,7 +5,7 @@ Pure: times are arguments, of a monotonic clock, in seconds.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass, field
 from typing import Final, Generic, TypeVar
 
@@ -14,20 +14,27 @@ FlowId = tuple[bytes, bytes]
 """A tenant, and what its record is about: the service that failed, for example."""
 
 FLOOD: Final = 256
-"""More records than this make their flow a flood, until none of it waits."""
+FLOOD_S: Final = 2.0
+"""More records than this that came within this time, by the broker's clock, make their flow a flood, until none of it
+waits. After a pause of ours as many wait that came over a longer time: they are no flood."""
 FLOOD_PER_S: Final = 50.0
 """What floods get of a partition while others come as well. They could have all the time that is left, but so few
 cores are never idle then, and who comes waits for one."""
+PATIENCE_S: Final = 30.0
+"""A flood that has not shrunk for so long gets twice as much: what comes no faster than it could be served would else
+wait for ever."""
 CALM_S: Final = 5.0
 """After so long without others floods get all."""
-_BURST: Final = 10.0
+MAX_FLOWS: Final = 64
+"""Of a tenant: what else it names shares one."""
+_BURST_S: Final = 0.2
 
 
 @dataclass(slots=True, eq=False)
 class _Flow(Generic[T]):
     id: FlowId
-    waiting: deque[tuple[bytes, T]] = field(default_factory=deque)
-    """Keys and records."""
+    waiting: deque[tuple[bytes, T, int]] = field(default_factory=deque)
+    """Keys, records, and when these came."""
     flood: bool = False
 
 
@@ -73,10 +80,16 @@ class Turns(Generic[T]):
         self._floods: _Rota[T] = _Rota()
         self._flow_of: dict[bytes, tuple[_Flow[T], int]] = {}
         """By key: where its records wait, and how many do."""
+        self._flows_of: Counter[bytes] = Counter()
+        """By tenant."""
         self._count = self._flooding = 0
         self._calm_s = float("-inf")
-        """When a record that was no flood's was taken last."""
-        self._tokens, self._refilled_s = _BURST, 0.0
+        """When a flood was last overtaken."""
+        self._calm_had_it = False
+        """The last turn."""
+        self._tokens, self._refilled_s = 0.0, 0.0
+        self._rate_per_s, self._looked_s, self._then = FLOOD_PER_S, float("-inf"), 0
+        """What floods get, and how many records of them waited when that was looked at last."""
 
     def __len__(self) -> int:
         return self._count
@@ -90,21 +103,31 @@ class Turns(Generic[T]):
         """How many records of floods wait."""
         return self._flooding
 
-    def put(self, key: bytes, flow_id: FlowId, record: T) -> None:
-        """Let `record` wait in `flow_id`, or where earlier ones of its key do."""
+    def put(self, key: bytes, flow_id: FlowId, record: T, at_ms: int) -> None:
+        """Let `record`, which came at `at_ms`, wait in `flow_id`, or where earlier ones of its key do."""
         found = self._flow_of.get(key)
         flow, others = found or (self._flows.get(flow_id), 0)
         if flow is None:
-            flow = self._flows[flow_id] = _Flow(flow_id)
-            self._calm.add(flow)
+            flow = self._begun(flow_id)
         self._flow_of[key] = flow, others + 1
-        flow.waiting.append((key, record))
+        flow.waiting.append((key, record, at_ms))
         self._count += 1
         if flow.flood:
             self._flooding += 1
-        elif len(flow.waiting) > FLOOD:
+        elif len(flow.waiting) > FLOOD and at_ms - flow.waiting[-1 - FLOOD][2] < FLOOD_S * 1000:
             flow.flood = True
             self._flooding += len(flow.waiting)
+
+    def _begun(self, flow_id: FlowId) -> _Flow[T]:
+        tenant, _ = flow_id
+        if self._flows_of[tenant] >= MAX_FLOWS:
+            flow_id = tenant, b""
+            if flow_id in self._flows:
+                return self._flows[flow_id]
+        flow = self._flows[flow_id] = _Flow(flow_id)
+        self._flows_of[tenant] += 1
+        self._calm.add(flow)
+        return flow
 
     def ready(self, now_s: float) -> int:
         """How many may be taken now."""
@@ -113,19 +136,23 @@ class Turns(Generic[T]):
 
     def take(self, now_s: float) -> T | None:
         """The record whose turn it is; None: none may be taken now."""
-        while self._calm:
-            flow = self._calm.pop()
-            if not flow.flood:
-                self._calm_s = now_s
-                return self._first(flow, self._calm)
-            self._floods.add(flow)
+        if not (self.crowded and self._calm_had_it and self._floods):
+            while self._calm:
+                flow = self._calm.pop()
+                if not flow.flood:
+                    self._calm_had_it = True
+                    if self._flooding:
+                        self._calm_s = now_s
+                    return self._first(flow, self._calm)
+                self._floods.add(flow)
+        self._calm_had_it = False
         if not self._floods or self._allowance(now_s) < 1:
             return None
         self._tokens = max(0.0, self._tokens - 1)
         return self._first(self._floods.pop(), self._floods)
 
     def _first(self, flow: _Flow[T], rota: _Rota[T]) -> T:
-        key, record = flow.waiting.popleft()
+        key, record, _ = flow.waiting.popleft()
         self._count -= 1
         self._flooding -= flow.flood
         _, others = self._flow_of[key]
@@ -136,13 +163,26 @@ class Turns(Generic[T]):
         if flow.waiting:
             rota.add(flow)
         else:
-            del self._flows[flow.id]
+            self._end(flow)
         return record
+
+    def _end(self, flow: _Flow[T]) -> None:
+        tenant, _ = flow.id
+        del self._flows[flow.id]
+        self._flows_of[tenant] -= 1
+        if not self._flows_of[tenant]:
+            del self._flows_of[tenant]
+        if not self._flooding:
+            self._rate_per_s, self._looked_s, self._then = FLOOD_PER_S, float("-inf"), 0
 
     def _allowance(self, now_s: float) -> int:
         """How many of floods may be taken now."""
         if self.crowded or now_s - self._calm_s >= CALM_S:
             return self._flooding
-        self._tokens = min(_BURST, self._tokens + (now_s - self._refilled_s) * FLOOD_PER_S)
+        if now_s - self._looked_s >= PATIENCE_S:
+            self._rate_per_s *= 2 if 0 < self._then <= self._flooding else 1
+            self._looked_s, self._then = now_s, self._flooding
+        earned = (now_s - self._refilled_s) * self._rate_per_s
+        self._tokens = min(_BURST_S * self._rate_per_s, self._tokens + earned)
         self._refilled_s = now_s
         return int(self._tokens)

@@ -80,6 +80,13 @@ class Book:
         self._last_words.clear()
         return []
 
+    def was_ahead(self, topic: str, offset: int) -> bool:  # noqa: ARG002  reports are applied in their order
+        """Never."""
+        return False
+
+    def wake(self) -> None:
+        """Nothing that is due waits."""
+
     def _keep(self, tenant: Tenant) -> None:
         before = self.tenants.pop(tenant.tenant_id, None)
         if before:

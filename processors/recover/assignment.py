@@ -124,12 +124,24 @@ class Assignment:
             else:
                 self._begin(number, lane, takes=True)
 
-    def flow(self, lane: Lane, on: bool) -> None:
-        """Read the inputs that flood of a partition that is live, or stop reading them for a while."""
-        with suppress(KafkaException):  # of a partition that was just assigned: asked again
-            change = self._consumer.resume if on else self._consumer.pause
-            change([TopicPartition(topic.name, lane.writer.partition) for topic in self._role.floods])
-            lane.paused = not on
+    def pause(self, lane: Lane, level: int) -> None:
+        """Read nothing more of a partition that is live: at 1 of the inputs that flood, at 2 of any; at 0 read all."""
+        if level == lane.paused:
+            return
+        number = lane.writer.partition
+        self._consumer.resume(self._inputs(number))
+        if level:
+            stopped = self._role.floods if level == 1 else self._role.inputs
+            self._consumer.pause([TopicPartition(topic.name, number) for topic in stopped])
+        lane.paused = level
+
+    def read_again(self) -> None:
+        """Whatever was read of what is live now: from where each writer stands, once that can be sought."""
+        for number, lane in self.live.items():
+            lane.forget_read()
+            self._pause(number)
+            self._tasks[number] = _Task(lane, takes=True, enough=threading.Event(), future=_done())
+        self.live = {}
 
     def doubt(self, lane: Lane, error: DoubtError) -> None:
         """Nobody knows what became of a transaction or a takeover: it starts anew, after a while."""
@@ -247,6 +259,12 @@ class Assignment:
 
     def _inputs(self, number: int) -> list[TopicPartition]:
         return [TopicPartition(topic.name, number) for topic in self._role.inputs]
+
+
+def _done() -> Future[None]:
+    future: Future[None] = Future()
+    future.set_result(None)
+    return future
 
 
 def _from(tp: TopicPartition, offset: int) -> TopicPartition:

@@ -27,6 +27,8 @@ _OPTION_TOPICS: Final = tuple(topic.name for topic in OPTION_TOPICS)
 _MAX_AHEAD: Final = 4_000
 """Records applied behind one that waits: each transaction says which they are."""
 _CROWDED: Final = 0.9
+_RESUMES: Final = 0.8
+_OVERFULL: Final = 1.5
 _TOKENS_PER_S: Final = 500
 """A hundred next rungs, or five hundred closed recoveries forgotten."""
 
@@ -39,11 +41,11 @@ class Lane:
         self.writer = writer
         self.read: dict[str, deque[Raw]] = defaultdict(deque)
         """What came just now, and what waits for options that may follow."""
-        self.paused = False
-        """Nothing more is read of the inputs that flood."""
+        self.paused = 0
+        """Nothing more is read: 1 of the inputs that flood, 2 of any."""
         self._flow = flow
         self._read_ahead_bytes = read_ahead_bytes
-        self._young: frozenset[bytes | None] = frozenset()
+        self._young: set[bytes | None] = set()
         """Keys of what is in `read`."""
         self._turns: Turns[Raw] = Turns()
         self._progress: dict[str, Progress] = defaultdict(Progress)
@@ -80,20 +82,27 @@ class Lane:
     def forget_read(self) -> None:
         self.read.clear()
         self._read_s.clear()
-        self._young = frozenset()
+        self._young = set()
         self._turns = Turns()
         self._progress.clear()
         self._seen.clear()
-        self.paused = False
+        self.paused = 0
+        self.writer.ledger.wake()
         self.asked = None
         self.barrier_ms = 0
 
     def append(self, raw: Raw, now_s: float) -> None:
         """Keep what was read until a batch takes it. All times here are of the monotonic clock."""
-        if not self._progress[raw.topic].deliver(raw.offset, size_of(raw.key, raw.value)):
+        progress, size_bytes = self._progress[raw.topic], size_of(raw.key, raw.value, raw.headers)
+        if not progress.deliver(raw.offset, size_bytes):
             return
         self._seen[raw.topic] = self._told[raw.topic] = raw.offset + 1
+        if self.writer.ledger.was_ahead(raw.topic, raw.offset):
+            # Read again behind one that waited: to wait with it once more would hold up what is new.
+            progress.done(raw.offset, size_bytes)
+            return
         self.read[raw.topic].append(raw)
+        self._young.add(raw.key)
         if raw.topic == FAILURES.name:
             self._read_s.append(now_s)
         self._pace.count(1, now_s)
@@ -118,7 +127,7 @@ class Lane:
         self._turns.crowded = self._kept() > _CROWDED
         taken: list[Raw] = []
         while len(taken) < self.writer.limit and (raw := self._turns.take(now_s)) is not None:
-            self._progress[raw.topic].done(raw.offset, size_of(raw.key, raw.value))
+            self._progress[raw.topic].done(raw.offset, size_of(raw.key, raw.value, raw.headers))
             taken.append(raw)
         # What floods a partition comes so often that to look at it each time would cost more than all the others.
         if taken or self._turns.flooding:
@@ -139,10 +148,13 @@ class Lane:
         """How many records of floods wait."""
         return self._turns.flooding
 
-    @property
-    def is_full(self) -> bool:
-        """Whether no more is to be read for now."""
-        return self._kept() >= 1
+    def to_pause(self) -> int:
+        """What is not to be read for now, as `paused` says it."""
+        kept = self._kept()
+        if kept >= _OVERFULL:
+            return 2
+        # What was fetched of a paused input is fetched again: not at every record.
+        return 1 if kept >= (1 if self.paused < 1 else _RESUMES) else 0
 
     def _kept(self) -> float:
         """How much of what may be kept is."""
@@ -158,8 +170,8 @@ class Lane:
                 for _ in range(count):
                     self._read_s.popleft()
         for raw in turns(ripe):
-            self._turns.put(raw.key or b"", self._flow(raw), raw)
-        self._young = frozenset(raw.key for queue in self.read.values() for raw in queue)
+            self._turns.put(raw.key or b"", self._flow(raw), raw, raw.at_ms)
+        self._young = {raw.key for queue in self.read.values() for raw in queue}
 
     def _ripe(self, now_s: float) -> dict[str, int]:
         """Topic to how many of its records may be taken now. What is said of an execution whose failure still waits

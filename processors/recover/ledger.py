@@ -59,9 +59,8 @@ class Ledger:
 
     def forget_beyond(self, ends: dict[str, int]) -> list[str]:
         """Drop applied positions beyond the end of their topic: it was made anew. Returns the topics."""
-        renewed = [
-            topic for topic, end in ends.items() if max(self.applied.get(topic, 0), *self.ahead.get(topic, ()), 0) > end
-        ]
+        ahead = {topic: max(offsets) + 1 for topic, offsets in self.ahead.items() if offsets}
+        renewed = [topic for topic, end in ends.items() if max(self.applied.get(topic, 0), ahead.get(topic, 0)) > end]
         for topic in renewed:
             self.applied.pop(topic, None)
             self.ahead.pop(topic, None)
@@ -69,7 +68,17 @@ class Ledger:
 
     def has_applied(self, topic: str, offset: int) -> bool:
         """Whether that record's step was taken before."""
-        return offset < self.applied.get(topic, 0) or offset in self.ahead.get(topic, ())
+        return offset < self.applied.get(topic, 0) or self.was_ahead(topic, offset)
+
+    def was_ahead(self, topic: str, offset: int) -> bool:
+        """Whether it was taken although one in front of that record was not."""
+        return offset in self.ahead.get(topic, ())
+
+    def wake(self) -> None:
+        """What deadlines waited for is forgotten, and may not come again."""
+        for key, due_ms in self._waiting.items():
+            heapq.heappush(self._due, (due_ms, key))
+        self._waiting.clear()
 
     def _put(self, key: str, value: bytes | None) -> None:
         after = None if value is None else header(value)

@@ -158,6 +158,9 @@ class Worker:
         """Read what is there; wait for a record unless there is more to do."""
         now_s = time.monotonic()
         lanes = self._assignment.live.values()
+        for lane in lanes:
+            self._assignment.pause(lane, lane.to_pause())
+        self._flooding.set(sum(lane.flooding for lane in lanes))
         lingering = [left_s for lane in lanes if (left_s := lane.lingers_s(now_s)) is not None]
         longest_s = _TAKING_POLL_S if self._assignment.taking_over else _POLL_S
         # Where all rest, nothing is to be done for a record that comes: to wake for each costs more than to sort it.
@@ -168,15 +171,12 @@ class Worker:
             return
         read_as = self._assignment.live
         rest = self._consumer.consume(_CONSUME, 0)
-        if read_as is self._assignment.live:  # else what is assigned now is read from its own position
-            self._sort(first)
-        for message in rest:
+        if read_as is not self._assignment.live:
+            # Partitions were assigned meanwhile, and some of these may be of the assignment before.
+            self._assignment.read_again()
+            return
+        for message in (first, *rest):
             self._sort(message)
-        live = self._assignment.live.values()
-        for lane in live:
-            if lane.is_full is not lane.paused:
-                self._assignment.flow(lane, not lane.is_full)
-        self._flooding.set(sum(lane.flooding for lane in live))
 
     def _sort(self, message: Message) -> None:
         error = message.error()

@@ -144,7 +144,7 @@ class Mapper(Guard):
         """By key: the last record that waits for an answer, or behind one that does."""
         self._waiting: dict[Progress, Turns[Record]] = {}
         """By partition: its records that were not begun."""
-        self._crowded_bytes = read_ahead_bytes * _CROWDED
+        self._read_ahead_bytes = read_ahead_bytes
         self._flooding = FLOOD_RECORDS.labels(worker)
 
     async def run(self, inbox: Inbox) -> None:
@@ -162,7 +162,7 @@ class Mapper(Guard):
         turns = self._waiting.setdefault(batch.progress, Turns())
         for record in batch.records:
             key = record.key or b""
-            turns.put(key, flow_of(key, record.headers), record)
+            turns.put(key, flow_of(key, record.headers), record, record.timestamp)
 
     async def _burst(self) -> bool:
         """Work for a moment, on the partitions in turn. False: nothing may be begun now."""
@@ -173,7 +173,7 @@ class Mapper(Guard):
         partitions = deque(self._waiting.items())
         while partitions and (now_s := loop.time()) < until_s:
             progress, turns = partitions.popleft()
-            turns.crowded = progress.size_bytes > self._crowded_bytes
+            turns.crowded = progress.fullness(self._read_ahead_bytes) > _CROWDED
             record = None if progress.closed else turns.take(now_s)
             if record is None:
                 if progress.closed or not turns:
@@ -238,7 +238,7 @@ class Mapper(Guard):
         def report(error: KafkaError | None) -> None:
             if error is None:
                 failpoints.hit("streams.delivered")
-                progress.done(record.offset, size_of(record.key, record.value))
+                progress.done(record.offset, size_of(record.key, record.value, record.headers))
             elif not (progress.closed or required):
                 log.error("the broker refused %d bytes for %s: %s", len(output.value), output.topic, error)
                 problem = Malformed(DeadLetterReason.OUTPUT_OVERSIZED, f"{output.topic}: {error.name()}")

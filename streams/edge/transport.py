@@ -38,8 +38,6 @@ _BUSY_PER_S: Final = 300
 _BUSY_WAIT_MS: Final = 8
 _BUSY_MIN_BYTES: Final = 1024 * 1024
 """More than comes meanwhile."""
-MAX_PENDING: Final = 100_000
-"""Records of a partition that are here and not done, or done behind one that is not, before no more are fetched."""
 _FULL_S: Final = 0.002
 DRAIN_S: Final = 22.0
 """How long a partition that is given up waits for what is in flight: longer than a delivery may take."""
@@ -57,7 +55,7 @@ class Batch:
 
     def done(self, record: Any) -> None:
         """`record` needs no work any more."""
-        self.progress.done(record.offset, size_of(record.key, record.value))
+        self.progress.done(record.offset, size_of(record.key, record.value, record.headers))
 
 
 class Inbox:
@@ -256,15 +254,17 @@ class Consumer(driver.Consumer):
 
     def _is_full(self, tp: TP) -> bool:
         progress = self._progress.get(tp)
-        if progress is None:
-            return False
-        return progress.size_bytes >= cast(Any, self.app).read_ahead_bytes or len(progress) >= MAX_PENDING
+        return progress is not None and progress.fullness(cast(Any, self.app).read_ahead_bytes) >= 1
 
     def _deliver(self, tp: TP, records: list[Any]) -> None:
         progress = self._progress.get(tp)
         if progress is None or progress.closed:
             progress = self._progress[tp] = Progress()
-        fresh = [record for record in records if progress.deliver(record.offset, size_of(record.key, record.value))]
+        fresh = [
+            record
+            for record in records
+            if progress.deliver(record.offset, size_of(record.key, record.value, record.headers))
+        ]
         if fresh:
             cast(Conductor, self.app.topics).deliver(tp, Batch(tp.topic, tp.partition, fresh, progress))
 

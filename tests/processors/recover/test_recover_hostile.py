@@ -69,7 +69,11 @@ def test_delays_that_grow_beyond_all_numbers_are_bounded_like_others(base_s: flo
 
 def test_a_barrier_is_passed_under_a_stream_that_never_ends() -> None:
     """What was appended after the ends were taken does not hold a deadline up."""
-    lane = Lane(cast(Any, SimpleNamespace(limit=100, positions={FAILURES.name: 10})), RECOVER.flow, 10**6)
+    lane = Lane(
+        cast(Any, SimpleNamespace(limit=100, positions={FAILURES.name: 10}, ledger=Ledger(0, 1, POLICIES))),
+        RECOVER.flow,
+        10**6,
+    )
     lane.asked = START_MS, {FAILURES.name: 10}
     lane.read[FAILURES.name] = deque([Raw(FAILURES.name, 0, 10, START_MS, b"t/e", b"")])
     lane.pass_barrier()

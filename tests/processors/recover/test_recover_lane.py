@@ -6,24 +6,27 @@ from collections import defaultdict
 from types import SimpleNamespace
 from typing import Any, cast
 
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from recover_world import POLICIES
 
 from ops.runtime.turns import CALM_S
 from processors.recover.lane import LINGER_S, REST_S, Lane
-from processors.recover.ledger import Raw
+from processors.recover.ledger import APPLIED_KEY, Ledger, Raw
 from processors.recover.role import RECOVER
 from schemas.flows import DEPENDENCY
 from schemas.records import Category
-from schemas.topics import FAILURES, OPTIONS, OUTCOMES
+from schemas.topics import CHECKPOINTS, FAILURES, OPTIONS, OUTCOMES
 
 READ_AHEAD_BYTES = 64 * 1024 * 1024
 TOPICS = (FAILURES.name, OUTCOMES.name, OPTIONS[Category.TOOL_FAILURE].name, OPTIONS[Category.HALLUCINATION].name)
 
 
 def _lane(limit: int = 100) -> Lane:
-    return Lane(cast(Any, SimpleNamespace(limit=limit, positions={})), RECOVER.flow, READ_AHEAD_BYTES)
+    writer = SimpleNamespace(limit=limit, positions={}, ledger=Ledger(0, 1, POLICIES))
+    return Lane(cast(Any, writer), RECOVER.flow, READ_AHEAD_BYTES)
 
 
 def _raw(topic: str, offset: int, key: str) -> Raw:
@@ -147,12 +150,46 @@ def test_no_more_is_read_than_can_be_kept() -> None:
     lane = _lane()
     value = b"x" * 1024 * 1024
     read = 0
-    while not lane.is_full:
+    while not lane.to_pause():
         lane.append(Raw(FAILURES.name, 0, read, 0, f"t/{read}".encode(), value), now_s=1.0)
         read += 1
     assert read * len(value) <= READ_AHEAD_BYTES
     now_s = 1.0
     while lane.batch(now_s := now_s + 1.0):
         """Until nothing waits."""
-    assert not lane.is_full
+    assert not lane.to_pause()
     assert lane.positions() == {FAILURES.name: read}
+
+
+def test_what_is_no_flood_can_fill_the_memory_too() -> None:
+    """Then nothing is read any more; before, the words on what runs already go on coming."""
+    lane = _lane()
+    read = 0
+    levels = []
+    while (level := lane.to_pause()) < 2:
+        levels.append(level)
+        lane.append(Raw(CHECKPOINTS.name, 0, read, 0, b"t/run", b"x" * 60_000), now_s=1.0)
+        read += 1
+    assert set(levels) == {0, 1}
+    assert read * 60_000 < 2 * READ_AHEAD_BYTES
+
+
+def test_a_busy_lane_that_rests_knows_what_it_read() -> None:
+    """A deadline would otherwise fire over a success that is here."""
+    lane = _lane()
+    for n in range(40):
+        lane.append(_raw(OUTCOMES.name, n, f"t/{n}"), now_s=1.0 + n / 1000)
+    assert lane.batch(1.04)
+    lane.append(_raw(OUTCOMES.name, 40, "t/40"), now_s=1.041)
+    assert lane.batch(1.041) == []
+    assert lane.waits(b"t/40")
+
+
+def test_what_was_applied_before_its_turn_does_not_wait_again() -> None:
+    """After a restart it is read again, behind the flood that it had overtaken: more of it would be another flood."""
+    lane = _lane()
+    lane.writer.ledger.restore(APPLIED_KEY, orjson.dumps({FAILURES.name: [0, 1, 300]}))
+    for n in range(302):
+        lane.append(_raw(FAILURES.name, n, f"t/{n}"), now_s=1.0)
+    assert [raw.offset for raw in lane.batch(2.0)] == [0, 301]
+    assert lane.positions() == {FAILURES.name: 302}

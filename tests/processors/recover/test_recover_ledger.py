@@ -229,6 +229,25 @@ def test_a_deadline_waits_for_the_records_of_its_execution() -> None:
     assert [r.status for r in ended.emitted if isinstance(r, RecoveryResult)] == ["success"]
 
 
+def test_a_deadline_whose_records_will_not_come_is_looked_at_again() -> None:
+    """The partition moved, and what waited is gone from the log."""
+    log, held = Log(), ledger()
+    log.offer(EXECUTIONS[0], log.fail(EXECUTIONS[0]), Strategy.INCREASE_TIMEOUT)
+    held.commit(held.stage(log.records, NOW))
+    due = (held.next_due_ms or 0) + 10**7
+    held.commit(held.stage([], due, fire_until=due, waits=lambda _: True))
+    assert held.next_due_ms is None
+    held.wake()
+    assert held.stage([], due, fire_until=due).emitted
+
+
+def test_a_topic_that_was_made_anew_up_to_what_was_ahead() -> None:
+    held = ledger()
+    held.restore(APPLIED_KEY, orjson.dumps({FAILURES.name: [3, 7, 1]}))
+    assert held.forget_beyond({FAILURES.name: 11}) == []
+    assert held.forget_beyond({FAILURES.name: 10}) == [FAILURES.name]
+
+
 def test_replayed_from_offset_zero_nothing_is_said_again() -> None:
     records = busy_log(random.Random(1)).records
     taken = ledger()

@@ -42,7 +42,7 @@ def batch(partition: int, records: list[tuple[bytes, bytes]]) -> Batch:
         for offset, (key, service) in enumerate(records)
     ]  # fmt: skip
     for record in found:
-        progress.deliver(record.offset, size_of(record.key, record.value))
+        progress.deliver(record.offset, size_of(record.key, record.value, record.headers))
     return Batch("in", partition, found, progress)
 
 
