@@ -43,7 +43,7 @@ MAX_NAME_CHARS: Final = 120
 MAX_RULES: Final = 2_000
 
 STATUS_FORM: Final = (
-    r"(?:^|error code:? ?|(?:status|response|reply|result|return)(?:[ _-]?code)?\\?[\"']?(?: of|:| =|=| is)? ?\(?"
+    r"(?:^|error code:? ?|(?:status|response|reply|result|return)(?:[ _-]?code)?\\?[\"']?(?: of|:| =|=| is| was)? ?\(?"
     r"|\bHTTP(?:[ _-]?(?:error|status|response|code)){0,2}(?:/\d(?:\.\d)?)?[ :=(_-]+|\bcode(?: |=| = ?)E?"
     r"|[\"']code\\?[\"']: ?|(?:error|too many|returned|responded with|got|received|answered) [\"'(\[]?|: |\[|\(|>)"
     r"(?:STATUS)(?:[ ,;:<\])}\"'.\n]|$)"
