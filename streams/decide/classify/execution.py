@@ -35,9 +35,7 @@ _LASTING: Final = re2.compile(
     r"plain (text )?http|packet length too long|record overflow|ssl_version_or_cipher|"
     r"(enotfound|eai_again|resolve|getaddrinfo|connect to|https?:/)[^\n]{0,48}[./@ ](undefined|null|none|nan)[.:/]"
 )
-_FULL: Final = re2.compile(
-    r"(?i)no space left|\benospc\b|disk( is)? full|errno 28\b|\b53100\b|insufficient[ _](disk[ _])?s(torage|pace)"
-)
+_FULL: Final = ("no space left", "enospc", "disk full", "disk is full", "errno 28", "diskfull", "disk_full", "insufficient storage")
 _DONE_ALREADY: Final = re2.compile(
     r"(?i)already|duplicate|unique|eexist|e11000|\b23505\b|file exists|entity exists|same parameters|"
     r"non-?fast-?forward|fetch first|merge conflict|precondition|not empty|only one value|"
@@ -50,17 +48,19 @@ _PERSON: Final = re2.compile(
 
 
 def lasting(event: FailureEvent, subtype: str) -> bool:
-    """True where no wait removes the reason: what is wrong with a certificate stays wrong, a full disk stays full, what
-    is there already is.
-    """
+    """True where no wait removes the reason: what is wrong with a certificate stays wrong, what is there already is."""
     if subtype == "network_error":
         return any(_LASTING.search(_of(level)) for level in levels(event))
-    if subtype == "service_unavailable":
-        return any(_FULL.search(_of(level)) for level in levels(event))
     if subtype == "state_conflict":
         shown = " ".join(_of(level) for level in levels(event))
         return _DONE_ALREADY.search(shown) is not None and _PASSING.search(shown) is None
     return False
+
+
+def full(said: str) -> bool:
+    """Whether words or a code say that a disk is full: nobody but a person empties it."""
+    shown = said[-_READ_CHARS:].lower()
+    return any(words in shown for words in _FULL)
 
 
 def by_a_person(event: FailureEvent, text: str) -> bool:

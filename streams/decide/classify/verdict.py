@@ -17,7 +17,7 @@ from schemas.records import Category, Classification, Evidence, EvidenceSource, 
 from streams.decide.classify.constraints import Checked, check
 from streams.decide.classify.errors import CLEAR_LEAD, SPECIFIC, Finding, agreeing, findings, transience_rival, unsure
 from streams.decide.classify.evidence import origin_of
-from streams.decide.classify.execution import by_a_person, lasting, may_have_executed
+from streams.decide.classify.execution import by_a_person, full, lasting, may_have_executed
 from streams.decide.classify.logic import Flaw, Judgement, flaws
 from streams.decide.classify.masking import mask, mask_value
 from streams.decide.classify.performance import Overrun, overruns
@@ -158,7 +158,7 @@ def _of_error(event: FailureEvent, said: list[Finding]) -> Classification:
         severity=severity(rule.subtype),
         confidence=_confidence(said),
         rule=rule.name,
-        details=_json(_error_details(event, rule.subtype, rule.category)),
+        details=_json(_error_details(event, rule.subtype, rule.category, decisive.text)),
         evidence=evidence,
         explanation=f"{sentence(rule.category, rule.subtype)}: {_what(event, decisive, evidence[0].text)}.",
         counterfactual=_counterfactual(said),
@@ -217,7 +217,7 @@ def _counterfactual(said: list[Finding]) -> str:
     return f"Without what {paths} {say}, the verdict would be {rival.rule.subtype} ({rival.rule.name})."
 
 
-def _error_details(event: FailureEvent, subtype: str, category: Category) -> dict[str, Any]:
+def _error_details(event: FailureEvent, subtype: str, category: Category, text: str = "") -> dict[str, Any]:
     tool, error = event.tool_response, event.error
     details: dict[str, Any] = {
         "tool": tool.tool if tool else None,
@@ -229,7 +229,7 @@ def _error_details(event: FailureEvent, subtype: str, category: Category) -> dic
         details["call_may_have_executed"] = may_have_executed(event, subtype)
     elif category in (Category.PERFORMANCE, Category.HALLUCINATION) and error and error.message:
         details |= _said(mask(error.message[:_READ_CHARS]), subtype)
-    if lasting(event, subtype):
+    if lasting(event, subtype) or (subtype == "service_unavailable" and full(text)):
         details["lasting"] = True
     return details
 
