@@ -35,7 +35,16 @@ _LASTING: Final = re2.compile(
     r"plain (text )?http|packet length too long|record overflow|ssl_version_or_cipher|"
     r"(enotfound|eai_again|resolve|getaddrinfo|connect to|https?:/)[^\n]{0,48}[./@ ](undefined|null|none|nan)[.:/]"
 )
-_FULL: Final = ("no space left", "enospc", "disk full", "disk is full", "errno 28", "diskfull", "disk_full", "insufficient storage")
+_FULL: Final = (
+    "no space left",
+    "enospc",
+    "disk full",
+    "disk is full",
+    "errno 28",
+    "diskfull",
+    "disk_full",
+    "insufficient storage",
+)
 _DONE_ALREADY: Final = re2.compile(
     r"(?i)already|duplicate|unique|eexist|e11000|\b23505\b|file exists|entity exists|same parameters|"
     r"non-?fast-?forward|fetch first|merge conflict|precondition|not empty|only one value|"
