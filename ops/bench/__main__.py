@@ -25,7 +25,7 @@ from confluent_kafka import Producer
 
 from ops.bench import open_executions, storm
 from ops.bench.classify_cost import print_costs
-from ops.bench.latency import Latency, measure, relay, workers
+from ops.bench.latency import SERVER_JVM, Latency, measure, relay, workers
 from ops.bench.load import message
 from ops.broker import Broker
 from ops.runtime import topics
@@ -36,7 +36,7 @@ QUIX: Final = ROOT / ".cache" / "bench-quix"
 LOCK: Final = ROOT / "requirements" / "bench-quix.txt"
 _PEERS: Final = ("ours", "quix", "bare")
 _RATES: Final = (100, 1000)
-_WARM_UP_S: Final = 10.0
+_WARM_UP_S: Final = 40.0
 _PARTS: Final = ("throughput", "framework", "latency", "storm", "classify", "recover")
 
 Run = dict[str, Any]
@@ -151,7 +151,7 @@ def latency(seconds: float) -> Figures:
     for rate in _RATES:
         found: dict[str, Latency] = {}
         for kind, running in (("relay", relay), ("ours", workers)):
-            with Broker() as broker:
+            with Broker(jvm=SERVER_JVM) as broker:
                 settings = Settings(bootstrap=broker.bootstrap, app=kind)
                 topics.create(settings)
                 with running(settings) as pids:

@@ -32,6 +32,8 @@ from schemas.records import Category
 from schemas.topics import COMMANDS, FAILURES, OPTION_TOPICS, OPTIONS
 
 _MIDDLE: Final = OPTIONS[Category.TOOL_FAILURE].name
+SERVER_JVM: Final = ("-XX:TieredStopAtLevel=4", "-Xms1g", "-Xmx1g")
+"""A broker's Java machine as one has it that runs for longer than a test: `ops.broker` begins fast instead."""
 _START_S: Final = 60.0
 _DRAIN_S: Final = 10.0
 _WARM_UP_S: Final = 3.0

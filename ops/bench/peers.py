@@ -102,7 +102,7 @@ def ours_framework(settings: Settings, clock: Clock) -> int:
         async def body(batch: Batch) -> None:
             for record in batch.records:
                 await guard.attempt(handle, record)
-                batch.done(record)
+                batch.progress.done(record.offset)
                 if clock.count():
                     _finish(clock)
 

@@ -13,7 +13,7 @@ from typing import Final
 
 from confluent_kafka import Consumer, Producer, TopicPartition
 
-from ops.bench.latency import Latency, measure, workers
+from ops.bench.latency import SERVER_JVM, Latency, measure, workers
 from ops.bench.load import failure
 from ops.broker import Broker
 from ops.runtime import topics
@@ -63,7 +63,7 @@ def send(bootstrap: str, rate: int, seconds: float) -> None:
 
 def run(seconds: float) -> Storm:
     """The others for `seconds` without, then for `seconds` with the storm."""
-    with Broker() as broker:
+    with Broker(jvm=SERVER_JVM) as broker:
         settings = Settings(bootstrap=broker.bootstrap, app="storm")
         topics.create(settings)
         with workers(settings, govern="processors.govern.main"):

@@ -203,7 +203,7 @@ _APPLIED: Final = (
         "streams acknowledges before the broker has the output", "streams/edge",
         Tests("tests/streams/edge/test_edge_loss.py -k refused_dead_letter"),
         ("        self._outputs.send(output, report,",
-         "        progress.done(record.offset, size_of(record.key, record.value, record.headers))\n"
+         "        progress.done(record.offset)\n"
          "        self._outputs.send(output, report,"),
     ),
 )  # fmt: skip

@@ -14,8 +14,10 @@ _RECORD_BYTES: Final = 2048
 
 def size_of(key: bytes | None, value: bytes | None, headers: Sequence[tuple[str, bytes | None]]) -> int:
     """Bytes of memory that a record takes while it waits."""
-    told = sum(len(name) + len(text or b"") for name, text in headers)
-    return len(key or b"") + len(value or b"") + told + _RECORD_BYTES
+    size = len(key or b"") + len(value or b"") + _RECORD_BYTES
+    for name, text in headers:
+        size += len(name) + len(text or b"")
+    return size
 
 
 class Progress:
@@ -26,11 +28,13 @@ class Progress:
     done holds the position back, whatever happens to those after it.
     """
 
-    __slots__ = ("_done", "_next", "_pending", "closed", "size_bytes")
+    __slots__ = ("_left", "_next", "_pending", "closed", "size_bytes")
 
     def __init__(self) -> None:
         self._pending: deque[int] = deque()
-        self._done: set[int] = set()
+        """Offsets from the first that is not done."""
+        self._left: dict[int, int] = {}
+        """Those of them that are not done, with their sizes."""
         self._next: int | None = None
         self.size_bytes = 0
         """Of the records that are not done."""
@@ -50,23 +54,20 @@ class Progress:
         if self._next is not None and offset < self._next:
             return False
         self._pending.append(offset)
+        self._left[offset] = size_bytes
         self._next = offset + 1
         self.size_bytes += size_bytes
         return True
 
-    def done(self, offset: int, size_bytes: int = 0) -> None:
-        """The record needs no work any more. Any order, repeats allowed; its size as it was delivered."""
-        pending = self._pending
-        if not pending or offset < pending[0] or offset in self._done:
+    def done(self, offset: int) -> None:
+        """The record needs no work any more. Any order, repeats allowed."""
+        left, pending = self._left, self._pending
+        size_bytes = left.pop(offset, None)
+        if size_bytes is None:
             return
         self.size_bytes -= size_bytes
-        if offset != pending[0]:
-            self._done.add(offset)
-            return
-        pending.popleft()
-        finished = self._done
-        while pending and pending[0] in finished:
-            finished.remove(pending.popleft())
+        while pending and pending[0] not in left:
+            pending.popleft()
 
     def fullness(self, read_ahead_bytes: int) -> float:
         """From 0 to 1, where no more is to be read."""
@@ -75,7 +76,7 @@ class Progress:
     @property
     def ahead(self) -> int:
         """How many are done behind one that is not."""
-        return len(self._done)
+        return len(self._pending) - len(self._left)
 
     @property
     def position(self) -> int | None:

@@ -93,13 +93,13 @@ class Lane:
 
     def append(self, raw: Raw, now_s: float) -> None:
         """Keep what was read until a batch takes it. All times here are of the monotonic clock."""
-        progress, size_bytes = self._progress[raw.topic], size_of(raw.key, raw.value, raw.headers)
-        if not progress.deliver(raw.offset, size_bytes):
+        progress = self._progress[raw.topic]
+        if not progress.deliver(raw.offset, size_of(raw.key, raw.value, raw.headers)):
             return
         self._seen[raw.topic] = self._told[raw.topic] = raw.offset + 1
         if self.writer.ledger.was_ahead(raw.topic, raw.offset):
             # Read again behind one that waited: to wait with it once more would hold up what is new.
-            progress.done(raw.offset, size_bytes)
+            progress.done(raw.offset)
             return
         self.read[raw.topic].append(raw)
         self._young.add(raw.key)
@@ -127,7 +127,7 @@ class Lane:
         self._turns.crowded = self._kept() > _CROWDED
         taken: list[Raw] = []
         while len(taken) < self.writer.limit and (raw := self._turns.take(now_s)) is not None:
-            self._progress[raw.topic].done(raw.offset, size_of(raw.key, raw.value, raw.headers))
+            self._progress[raw.topic].done(raw.offset)
             taken.append(raw)
         # What floods a partition comes so often that to look at it each time would cost more than all the others.
         if taken or self._turns.flooding:

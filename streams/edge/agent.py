@@ -26,7 +26,7 @@ from confluent_kafka import KafkaError
 
 from ops.runtime import failpoints
 from ops.runtime.metrics import DEAD_LETTERS, FLOOD_RECORDS
-from ops.runtime.progress import Progress, size_of
+from ops.runtime.progress import Progress
 from ops.runtime.turns import Turns
 from schemas.codec import Encoded, Malformed, dead_letter, encode
 from schemas.flows import flow_of
@@ -238,7 +238,7 @@ class Mapper(Guard):
         def report(error: KafkaError | None) -> None:
             if error is None:
                 failpoints.hit("streams.delivered")
-                progress.done(record.offset, size_of(record.key, record.value, record.headers))
+                progress.done(record.offset)
             elif not (progress.closed or required):
                 log.error("the broker refused %d bytes for %s: %s", len(output.value), output.topic, error)
                 problem = Malformed(DeadLetterReason.OUTPUT_OVERSIZED, f"{output.topic}: {error.name()}")

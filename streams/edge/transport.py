@@ -53,10 +53,6 @@ class Batch:
     """aiokafka's ConsumerRecord: offset, key, value, headers, timestamp (ms)."""
     progress: Progress
 
-    def done(self, record: Any) -> None:
-        """`record` needs no work any more."""
-        self.progress.done(record.offset, size_of(record.key, record.value, record.headers))
-
 
 class Inbox:
     """The batches of one topic that are still ours to begin."""

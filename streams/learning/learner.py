@@ -85,7 +85,7 @@ class Learner(Guard):
         failpoints.hit("streams.counted")
         self._changed.update((batch.partition, key) for key, _ in rows)
         for record in batch.records:
-            batch.done(record)
+            progress.done(record.offset)
 
     async def publish_forever(self) -> None:
         """Publish what changed, until the app stops."""

@@ -76,7 +76,7 @@ def _map(case: str, record: Any) -> Encoded | Malformed:
 async def _each(case: str, app: App, table: WindowedTable | None, batch: Batch) -> None:
     for record in batch.records:
         handled(case, int(record.value))
-        batch.done(record)
+        batch.progress.done(record.offset)
 
 
 async def _batch(case: str, app: App, table: WindowedTable | None, batch: Batch) -> None:
@@ -93,7 +93,7 @@ async def _batch(case: str, app: App, table: WindowedTable | None, batch: Batch)
             await app.outputs.deliver(guard.dead_letter(record, found))
         else:
             handled(case, found)
-        batch.done(record)
+        batch.progress.done(record.offset)
 
 
 async def _before_ack(case: str, app: App, table: WindowedTable | None, batch: Batch) -> None:
@@ -101,7 +101,7 @@ async def _before_ack(case: str, app: App, table: WindowedTable | None, batch: B
         if record.value == b"5":
             raise PlannedError
         handled(case, int(record.value))
-        batch.done(record)
+        batch.progress.done(record.offset)
 
 
 async def _concurrency(case: str, app: App, table: WindowedTable | None, batch: Batch) -> None:
@@ -109,7 +109,7 @@ async def _concurrency(case: str, app: App, table: WindowedTable | None, batch: 
         if record.value == b"0":
             await asyncio.sleep(SLOW_S)
         handled(case, int(record.value))
-        batch.done(record)
+        batch.progress.done(record.offset)
 
     app.add_future(asyncio.gather(*(one(record) for record in batch.records)))
 
@@ -118,7 +118,7 @@ async def _out_of_order(case: str, app: App, table: WindowedTable | None, batch:
     for record in reversed(batch.records):
         if record.value != b"0":
             handled(case, int(record.value))
-            batch.done(record)
+            batch.progress.done(record.offset)
 
 
 async def _changelog(case: str, app: App, table: WindowedTable | None, batch: Batch) -> None:
@@ -134,7 +134,7 @@ async def _sigterm(case: str, app: App, table: WindowedTable | None, batch: Batc
             handled("begun", 5)
             await asyncio.sleep(SLOW_S)
         handled(case, int(record.value))
-        batch.done(record)
+        batch.progress.done(record.offset)
 
 
 _OWN: dict[str, Callable[..., Any]] = {

@@ -38,7 +38,7 @@ def test_memory_is_only_what_is_not_done(steps: list[int]) -> None:
         progress.deliver(offset)
     for offset in reversed(offsets):
         progress.done(offset)
-    assert (len(progress._pending), len(progress._done)) == (0, 0)
+    assert (len(progress._pending), len(progress._left)) == (0, 0)
 
 
 def test_a_record_fetched_twice_is_begun_once() -> None:
