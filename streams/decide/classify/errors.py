@@ -21,6 +21,8 @@ CLEAR_LEAD: Final = 8
 """Lead in weight over the next different verdict below which a verdict is less sure."""
 _BONUS: Final = {EvidenceSource.STRUCTURED: 8, EvidenceSource.CLASS_NAME: 4, EvidenceSource.MESSAGE: 0}
 _DEPTH_BONUS: Final = 2
+_TEXTS: Final = (".message", ".error")
+"""How the paths of messages end; a name that stands in one is no name that a layer bears."""
 _QUOTES: Final = str.maketrans({"\u2018": "'", "\u2019": "'", "\u201c": '"', "\u201d": '"'})
 _MAX_DEPTH_BONUS: Final = 6
 
@@ -67,8 +69,11 @@ def transience_rival(found: list[Finding]) -> Finding | None:
 
 
 def unsure(found: list[Finding]) -> bool:
-    """Whether the evidence is too weak to say anything, or is torn. A status alone is no proof, but it is an answer."""
-    return bool(found) and ((found[0].weight < SPECIFIC and not found[0].rule.status) or torn(found))
+    """Whether the evidence is too weak to say anything, or is torn. A status is no proof, but it is an answer."""
+    if not found:
+        return False
+    answered = bool(found[0].rule.status) and found[0].source is EvidenceSource.STRUCTURED
+    return (found[0].weight < SPECIFIC and not answered) or torn(found)
 
 
 def torn(found: list[Finding]) -> bool:
@@ -92,9 +97,12 @@ def torn(found: list[Finding]) -> bool:
 
 
 def _named_against_words(named: Finding, said: Finding) -> bool:
-    """Whether a layer's class, status or code is denied by its own words; a status that it spells out is no words."""
-    words = said.source is EvidenceSource.MESSAGE and not said.rule.status
-    return words and named.source is not EvidenceSource.MESSAGE and named.level == said.level
+    """Whether a layer's class, status or code is denied by its own words or by a name in them; a status that it spells
+    out is no words.
+    """
+    if named.source is EvidenceSource.MESSAGE or named.level != said.level or said.rule.status:
+        return False
+    return said.source is EvidenceSource.MESSAGE or (said.path != named.path and said.path.endswith(_TEXTS))
 
 
 def _blamed_for_a_wait(found: list[Finding]) -> bool:

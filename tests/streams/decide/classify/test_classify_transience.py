@@ -134,3 +134,27 @@ def test_what_no_wait_fills_in_or_frees_lasts(message: str, lasts: bool) -> None
     verdict = classify(error(message))
     assert verdict.subtype in TRANSIENT
     assert (details(verdict).get("lasting") is True) is lasts
+
+
+@pytest.mark.parametrize(
+    ("wrapper", "class_name"),
+    [
+        ("Failed to connect to the server 'x': {}", None),
+        ("stream disconnected before completion: {}", None),
+        ("{}", "ConnectionError"),
+        ("{}", "openai.InternalServerError"),
+        ("{}", "TimeoutError"),
+        ("litellm.APIConnectionError: {}", "litellm.APIConnectionError"),
+    ],
+)
+@pytest.mark.parametrize(
+    "clause",
+    [
+        "Request failed with status code 401",
+        "HTTP 404: no such folder",
+        "The project was not found",
+        'HTTP 400: "period_end" must not precede "period_start"',
+    ],
+)
+def test_a_wrapper_that_sounds_passing_hides_no_refusal(wrapper: str, class_name: str | None, clause: str) -> None:
+    assert classify(error(wrapper.format(clause), class_name)).subtype not in TRANSIENT
