@@ -16,9 +16,10 @@ from processors.recover.ledger import Raw, turns
 from processors.recover.writer import Writer
 from schemas.topics import FAILURES, OPTION_TOPICS
 
-LINGER_S: Final = 0.01
-"""A failure waits so long for its options, which streams sends a few milliseconds later: both then take one
-transaction, not two, one behind the other. While streams is away it costs no more than this."""
+LINGER_S: Final = 0.05
+"""A failure waits so long for its options, without which nothing can be commanded: both then take one transaction and
+one state, not two, one behind the other. Streams sends them a few milliseconds later, where it is busy some tens; while
+it is away, this is all that waiting costs."""
 REST_S: Final = 0.025
 """A busy partition begins no transaction sooner after the last: each costs the broker as much as ten failures."""
 _BUSY_PER_S: Final = 150
