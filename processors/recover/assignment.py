@@ -135,14 +135,6 @@ class Assignment:
             self._consumer.pause([TopicPartition(topic.name, number) for topic in stopped])
         lane.paused = level
 
-    def read_again(self) -> None:
-        """Whatever was read of what is live now: from where each writer stands, once that can be sought."""
-        for number, lane in self.live.items():
-            lane.forget_read()
-            self._pause(number)
-            self._tasks[number] = _Task(lane, takes=True, enough=threading.Event(), future=_done())
-        self.live = {}
-
     def doubt(self, lane: Lane, error: DoubtError) -> None:
         """Nobody knows what became of a transaction or a takeover: it starts anew, after a while."""
         number = lane.writer.partition
@@ -259,12 +251,6 @@ class Assignment:
 
     def _inputs(self, number: int) -> list[TopicPartition]:
         return [TopicPartition(topic.name, number) for topic in self._role.inputs]
-
-
-def _done() -> Future[None]:
-    future: Future[None] = Future()
-    future.set_result(None)
-    return future
 
 
 def _from(tp: TopicPartition, offset: int) -> TopicPartition:

@@ -166,16 +166,15 @@ class Worker:
         # Where all rest, nothing is to be done for a record that comes: to wake for each costs more than to sort it.
         if rest_s := min((lane.rests_s(now_s) for lane in lanes), default=0.0):
             time.sleep(min(rest_s, longest_s))
-        first = self._consumer.poll(0 if rest_s or busy else min([longest_s, *lingering]))
-        if first is None:
-            return
-        read_as = self._assignment.live
-        rest = self._consumer.consume(_CONSUME, 0)
-        if read_as is not self._assignment.live:
-            # Partitions were assigned meanwhile, and some of these may be of the assignment before.
-            self._assignment.read_again()
-            return
-        for message in (first, *rest):
+        message = self._consumer.poll(0 if rest_s or busy else min([longest_s, *lingering]))
+        # One by one: what consume() returns at once may be partly of the assignment before the last, which it serves
+        # in between. From behind a backlog, it would pass for what comes next.
+        for _ in range(_CONSUME):
+            if message is None:
+                return
+            self._sort(message)
+            message = self._consumer.poll(0)
+        if message is not None:
             self._sort(message)
 
     def _sort(self, message: Message) -> None:

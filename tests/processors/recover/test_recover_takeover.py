@@ -25,7 +25,7 @@ from processors.recover.policy import Policies
 from processors.recover.role import RECOVER
 from processors.recover.state import Execution, encode
 from processors.recover.writer import Writer
-from schemas.topics import COMMANDS, FAILURES, RECOVER_INPUTS, RECOVER_STATE
+from schemas.topics import COMMANDS, RECOVER_INPUTS, RECOVER_STATE
 
 pytestmark = pytest.mark.integration
 
@@ -171,47 +171,6 @@ def test_what_is_unreadable_in_the_changelog_is_a_doubt_until_its_key_is_readabl
         write(None)
     writer.take_over(admin, lambda: False)
     writer.discard()
-
-
-def test_what_may_be_of_the_assignment_before_is_read_again(ours: Settings, load: Load) -> None:
-    """Else what comes from behind a backlog goes first, and the backlog is taken for what was read before."""
-    app = ours.model_copy(update={"app": "again"})
-    policies = Policies.load()
-    consumer = Consumer(app.kafka(**{"group.id": "again", "enable.auto.commit": False}))
-    assignment = Assignment(
-        consumer,
-        AdminClient(app.kafka()),
-        "again",
-        app.partitions,
-        lambda n: Lane(Writer(app, n, app.partitions, policies), RECOVER.flow, app.read_ahead_bytes),
-        lambda: policies,
-        threading.Event(),
-    )
-    load.fail(range(RUNS), partition=0, offer=False)
-
-    def read(count: int) -> list[int]:
-        offsets: list[int] = []
-
-        def enough() -> bool:
-            live = 0 in assignment.live
-            message = consumer.poll(0.05)
-            if live and message is not None and not message.error() and message.topic() == FAILURES.name:
-                offsets.append(message.offset())
-            assignment.advance()
-            return len(offsets) >= count
-
-        eventually(enough)
-        return offsets
-
-    try:
-        assignment._on_assign(consumer, [TopicPartition(topic.name, 0) for topic in RECOVER_INPUTS])
-        before = read(RUNS // 2)
-        assignment.read_again()
-        assert assignment.taking_over == [0]
-        assert read(RUNS // 2) == before
-        assert assignment.lanes[0].doubts == 0
-    finally:
-        consumer.close()
 
 
 def test_inputs_that_cannot_be_sought_are_a_doubt_and_tried_again(
