@@ -155,7 +155,7 @@ _APPLIED: Final = (
     ),
     _bug(
         "what was applied before its turn is not stored", _RECOVER,
-        Tests("tests/processors/recover/test_recover_ledger.py -k take_turns"),
+        Tests("tests/processors/recover/test_recover_applied.py -k take_turns"),
         ("                self.out.ahead[topic] = left\n", "                pass\n"),
     ),
     _bug(

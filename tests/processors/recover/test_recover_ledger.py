@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import random
-from collections import defaultdict
 from dataclasses import replace
 
 import orjson
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from recover_world import POLICIES, START_MS, option
+from recover_log import EXECUTIONS, NOW, PARTITIONS, Log, busy_log, by_execution, ledger, restored
+from recover_world import START_MS
 
-from processors.recover import ids
-from processors.recover.applied import packed, unpacked
 from processors.recover.events import Emit
-from processors.recover.ledger import APPLIED_KEY, Ledger, Message, Raw, Staged, turns
+from processors.recover.ledger import APPLIED_KEY, Message, turns
 from processors.recover.packing import unpacked as unpacked_state
 from processors.recover.partitioner import partition_of
 from processors.recover.staging import OversizedError
@@ -25,107 +23,13 @@ from schemas.records import (
     Category,
     Checkpoint,
     CheckpointSaved,
-    Classification,
     DeadLetter,
     Disposition,
-    Event,
-    FailureEvent,
-    Origin,
-    RecoveryOptions,
     RecoveryResult,
     ResumeCommand,
-    ResumeOutcome,
     Strategy,
-    from_epoch_ms,
 )
-from schemas.topics import BY_NAME, CHECKPOINTS, DEAD_LETTERS, FAILURES, OPTIONS, OUTCOMES, RECOVER_STATE
-
-PARTITIONS = 4
-EXECUTIONS = [
-    (tenant, f"run-{n}") for tenant in ("acme", "zeta") for n in range(40)
-    if partition_of(f"{tenant}/run-{n}".encode(), PARTITIONS) == 0
-]  # fmt: skip
-NOW = START_MS + 1_000_000
-
-
-class Log:
-    """Topics that are written to in order of time."""
-
-    def __init__(self) -> None:
-        self.records: list[Raw] = []
-        self._ends: dict[str, int] = defaultdict(int)
-
-    def put(self, topic: str, value: bytes | None, key: bytes | None, partition: int = 0) -> Raw:
-        raw = Raw(topic, partition, self._ends[topic], START_MS + len(self.records), key, value)
-        self._ends[topic] += 1
-        self.records.append(raw)
-        return raw
-
-    def say(self, topic: str, record: Event, partition: int = 0) -> Raw:
-        return self.put(topic, codec.to_avro(record), record.key.encode(), partition)
-
-    def fail(self, run: tuple[str, str], failure_id: str = "f1", **fields: object) -> Raw:
-        record = FailureEvent(
-            tenant_id=run[0], execution_id=run[1], failure_id=failure_id, checkpoint=Checkpoint(id="c"), **fields
-        )  # type: ignore[arg-type]
-        return self.say(FAILURES.name, record)
-
-    def offer(self, run: tuple[str, str], failure: Raw, *strategies: Strategy, parameters: str = "") -> Raw:
-        category = Category.TOOL_FAILURE
-        record = RecoveryOptions(
-            tenant_id=run[0], execution_id=run[1], failure_id="f1",
-            origin=Origin(partition=failure.partition, offset=failure.offset),
-            classification=Classification(category=category, subtype="timeout"),
-            options=tuple(option(strategy, parameters=parameters) for strategy in strategies),
-            rules_version="r", catalogue_version="c", decided_at=from_epoch_ms(START_MS),
-        )  # fmt: skip
-        return self.say(OPTIONS[category].name, record)
-
-    def succeed(self, run: tuple[str, str], failure_id: str = "f1", **fields: object) -> Raw:
-        recovery = ids.recovery_id(*run, failure_id)
-        record = ResumeOutcome(
-            command_id=ids.command_id(recovery, 1), recovery_id=recovery, attempt=1,
-            tenant_id=run[0], execution_id=run[1], status="succeeded", **fields,
-        )  # type: ignore[arg-type]  # fmt: skip
-        return self.say(OUTCOMES.name, record)
-
-
-def busy_log(rng: random.Random) -> Log:
-    log, failed = Log(), []
-    for _ in range(60):
-        run = rng.choice(EXECUTIONS)
-        match rng.randrange(6):
-            case 0 | 1:
-                failed.append((run, log.fail(run, f"f{rng.randrange(4)}")))
-            case 2 | 3 if failed:
-                log.offer(*rng.choice(failed), Strategy.FALLBACK_SERVICE, Strategy.INCREASE_TIMEOUT)
-            case 4:
-                log.succeed(run, f"f{rng.randrange(4)}")
-            case _:
-                checkpoint = CheckpointSaved(tenant_id=run[0], execution_id=run[1], checkpoint=Checkpoint(id="k"))
-                log.say(CHECKPOINTS.name, checkpoint)
-    return log
-
-
-def ledger() -> Ledger:
-    return Ledger(0, PARTITIONS, POLICIES)
-
-
-def restored(staged: list[Staged]) -> Ledger:
-    """A ledger from the changelog that these transactions wrote."""
-    fresh = ledger()
-    for message in (m for s in staged for m in s.messages if m.topic == RECOVER_STATE.name):
-        assert message.partition == 0
-        fresh.restore(message.key or b"", message.value)
-    return fresh
-
-
-def by_execution(staged: list[Staged]) -> dict[str, list[bytes]]:
-    """What was said, but `opened`: left out where the same transaction says what became of the failure."""
-    said: dict[str, list[bytes]] = defaultdict(list)
-    for record in (r for s in staged for r in s.emitted if getattr(r, "kind", "") != "opened"):
-        said[f"{getattr(record, 'tenant_id', '')}/{getattr(record, 'execution_id', '')}"].append(codec.to_json(record))
-    return said
+from schemas.topics import BY_NAME, CHECKPOINTS, DEAD_LETTERS, FAILURES, OPTIONS, OUTCOMES
 
 
 @settings(max_examples=60, deadline=None)
@@ -154,98 +58,6 @@ def test_batches_replays_and_restarts_change_nothing(seed: int) -> None:
     assert other.applied == plain.applied == restored(batched).applied
     assert (other.open, other.pending) == (restored(batched).open, restored(batched).pending)
     assert other.next_due_ms == restored(batched).next_due_ms
-
-
-@settings(max_examples=60, deadline=None)
-@given(seed=st.integers(0, 2**32))
-def test_executions_that_take_turns_change_nothing(seed: int) -> None:
-    """Some are applied long before records that stand in front of theirs; restarts and replays meanwhile too."""
-    rng = random.Random(seed)
-    records = busy_log(rng).records
-    in_order, plain = [], ledger()
-    for raw in records:
-        in_order.append(plain.stage([raw], NOW))
-        plain.commit(in_order[-1])
-
-    turned, other, taken = [], ledger(), []
-    left = defaultdict(list)
-    for raw in records:
-        left[raw.key].append(raw)
-    while left:
-        batch = []
-        for _ in range(rng.randint(1, 8)):
-            if left:
-                key = rng.choice(sorted(left))
-                batch.append(left[key].pop(0))
-                if not left[key]:
-                    del left[key]
-        if rng.random() < 0.3:
-            other = restored(turned)
-        waiting = [raw for waits in left.values() for raw in waits]
-        first = {t: min((r.offset for r in waiting if r.topic == t), default=None) for t in {r.topic for r in records}}
-        ends = {t: 1 + max(r.offset for r in records if r.topic == t) for t in first}
-        positions = {topic: ends[topic] if offset is None else offset for topic, offset in first.items()}
-        replay = [raw for raw in taken if rng.random() < 0.1] if rng.random() < 0.3 else []
-        turned.append(other.stage([*replay, *batch], NOW, positions=positions))
-        other.commit(turned[-1])
-        taken += batch
-    assert by_execution(turned) == by_execution(in_order)
-    assert other.states == plain.states == restored(turned).states
-    assert other.applied == plain.applied == restored(turned).applied
-    assert not any(other.ahead.values())
-    assert not restored(turned).ahead
-
-
-offsets = st.frozensets(st.integers(0, 200), max_size=60)
-
-
-@given(st.dictionaries(st.sampled_from(["a", "b"]), st.tuples(st.integers(0, 50), offsets)))
-def test_what_was_applied_is_kept_as_it_was(kept: dict[str, tuple[int, frozenset[int]]]) -> None:
-    applied = {topic: at for topic, (at, _) in kept.items()}
-    ahead = {topic: frozenset(o for o in beyond if o >= at) for topic, (at, beyond) in kept.items()}
-    said = orjson.loads(orjson.dumps(packed(applied, ahead)))
-    assert unpacked(said) == (applied, {topic: beyond for topic, beyond in ahead.items() if beyond})
-
-
-@pytest.mark.parametrize("value", [b"[]", b"3", b'{"t": "x"}', b'{"t": [1, 2]}', b'{"t": [null]}', b'{"t": {}}'])
-def test_what_says_no_positions_is_refused(value: bytes) -> None:
-    with pytest.raises(ValueError):  # noqa: PT011  the takeover begins anew, whatever it says
-        ledger().restore(APPLIED_KEY, value)
-
-
-def test_a_deadline_waits_for_the_records_of_its_execution() -> None:
-    """A success may be among them. The others' deadlines do not wait."""
-    log, held = Log(), ledger()
-    for run in EXECUTIONS[:2]:
-        log.offer(run, log.fail(run), Strategy.INCREASE_TIMEOUT)
-    held.commit(held.stage(log.records, NOW))
-    due = held.next_due_ms or 0
-    waits = "/".join(EXECUTIONS[0]).encode()
-    later = held.stage([], due + 10**7, fire_until=due + 10**7, waits=lambda key: key == waits)
-    assert {record.execution_id for record in later.emitted} == {EXECUTIONS[1][1]}  # type: ignore[attr-defined]
-    held.commit(later)
-    success = log.succeed(EXECUTIONS[0])
-    ended = held.stage([success], due + 10**7, fire_until=due + 10**7)
-    assert [r.status for r in ended.emitted if isinstance(r, RecoveryResult)] == ["success"]
-
-
-def test_a_deadline_whose_records_will_not_come_is_looked_at_again() -> None:
-    """The partition moved, and what waited is gone from the log."""
-    log, held = Log(), ledger()
-    log.offer(EXECUTIONS[0], log.fail(EXECUTIONS[0]), Strategy.INCREASE_TIMEOUT)
-    held.commit(held.stage(log.records, NOW))
-    due = (held.next_due_ms or 0) + 10**7
-    held.commit(held.stage([], due, fire_until=due, waits=lambda _: True))
-    assert held.next_due_ms is None
-    held.wake()
-    assert held.stage([], due, fire_until=due).emitted
-
-
-def test_a_topic_that_was_made_anew_up_to_what_was_ahead() -> None:
-    held = ledger()
-    held.restore(APPLIED_KEY, orjson.dumps({FAILURES.name: [3, 7, 1]}))
-    assert held.forget_beyond({FAILURES.name: 11}) == []
-    assert held.forget_beyond({FAILURES.name: 10}) == [FAILURES.name]
 
 
 def test_replayed_from_offset_zero_nothing_is_said_again() -> None:
