@@ -129,9 +129,9 @@ class Ledger:
 
         `positions`: per topic of the batch the first offset of which nothing was applied, once the batch is; absent:
         the batch leaves no gaps. `waits`: whether records of an execution were read that come later; its deadline then
-        waits for them. `tokens`: what deadlines may cost. `suspects`: (topic,
-        offset) of records whose outputs the broker refused: they become dead letters. `breaks`: the same for
-        deadlines, whose recoveries end as internal errors.
+        waits for them. `tokens`: what deadlines may cost. `suspects`: (topic, offset) of records whose outputs the
+        broker refused: they become dead letters. `breaks`: the same for deadlines, whose recoveries end as internal
+        errors.
         """
         view = view or View()
         if self._waiting:
