@@ -58,6 +58,7 @@ REFUSED: Final = "the broker refused what it caused"
 FORGER: Final = "forger"
 _WHOSE: Final = ("tenant_id", "execution_id")
 KEPT: Final[dict[str, tuple[str, ...]]] = dict.fromkeys(AUDITED, _WHOSE) | {
+    "agent.failures.v1": (*_WHOSE, "failure_id"),
     "agent.outcomes.v1": (*_WHOSE, "command_id", "status"),
     "recovery.commands.v1": (
         *_WHOSE, "recovery_id", "attempt", "command_id", "fence", "strategy", "decision", "outcome_deadline"
@@ -159,14 +160,20 @@ def no_failure_is_lost(verdict: Verdict, rows: Rows, entries: Entries) -> None:
         if row.value:
             verdict.happened[f"{row.value['subject']} {row.value['kind']}"] += 1
     dead = _buried(rows, "agent.failures.v1")
+    buried_ids = {
+        row.value.get("failure_id")
+        for row in rows["agent.failures.v1"]
+        if row.value and (row.partition, row.offset) in dead
+    }
     acked = {tuple(e["place"]): e["failure_id"] for e in entries if e["did"] == "failure-acked"}
     verdict.failures = verdict.looked_at[LOST] = len(acked)
     verdict.duplicates_dropped = sum("duplicate" in kinds for kinds in became.values())
     for (partition, offset), failure_id in acked.items():
-        kinds = became[partition, offset]
+        kinds, buried = became[partition, offset], (partition, offset) in dead
         if "forwarded" in kinds:
-            kinds = by_id[failure_id] - {"forwarded"}
-        if not kinds & FINAL and (partition, offset) not in dead:
+            # Another record of the same failure, where its execution belongs, has what became of it.
+            kinds, buried = by_id[failure_id] - {"forwarded"}, failure_id in buried_ids
+        if not kinds & FINAL and not buried:
             verdict.lost += 1
             verdict.accuse(LOST, f"{failure_id} at {partition}:{offset} became {sorted(kinds)}")
 

@@ -20,6 +20,7 @@ OPTIONS = "recovery.options.performance.v1"
 def _rows(**topics: list[dict[str, Any]]) -> dict[str, list[Row]]:
     named = {name: f"recovery.{name}.v1" for name in ("commands", "results", "settled", "dispositions")}
     named |= {"letters": "recovery.dead-letters.v1", "outcomes": "agent.outcomes.v1", "options": OPTIONS}
+    named |= {"failures": "agent.failures.v1"}
     return {topic: [] for topic in checker.AUDITED} | {
         named[name]: [Row(named[name], 0, offset, 0, value) for offset, value in enumerate(values)]
         for name, values in topics.items()
@@ -60,6 +61,16 @@ def test_a_failure_that_became_nothing_is_lost() -> None:
         verdict = Verdict()
         checker.no_failure_is_lost(verdict, _rows(dispositions=[_said(kind) for kind in kinds]), ACKED)
         assert verdict.lost == lost, kinds
+
+
+@pytest.mark.parametrize(("buried", "lost"), [(1, 0), (2, 1)])
+def test_a_forwarded_failure_may_end_among_the_dead_letters(buried: int, lost: int) -> None:
+    verdict = Verdict()
+    failures = [{"failure_id": each, "tenant_id": "tenant-1", "execution_id": "x-1"} for each in ("f", "f", "other")]
+    letter = {"origin_topic": "agent.failures.v1", "origin_partition": 0, "origin_offset": buried}
+    rows = _rows(failures=failures, dispositions=[_said("forwarded")], letters=[letter])
+    checker.no_failure_is_lost(verdict, rows, ACKED)
+    assert verdict.lost == lost
 
 
 def test_a_second_command_of_an_attempt_is_seen() -> None:
