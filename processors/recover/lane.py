@@ -5,16 +5,16 @@ from __future__ import annotations
 import time
 from bisect import bisect_right
 from collections import defaultdict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import islice
 from typing import Final
 
 from ops.runtime.pace import Pace
 from ops.runtime.progress import Progress, size_of
 from ops.runtime.turns import FlowId, Turns
-from processors.recover.ledger import Raw, turns
+from processors.recover.ledger import Raw
 from processors.recover.writer import Writer
-from schemas.topics import FAILURES, OPTION_TOPICS
+from schemas.topics import BY_NAME, FAILURES, OPTION_TOPICS
 
 LINGER_S: Final = 0.05
 """A failure waits so long for its options, without which nothing can be commanded: both then take one transaction and
@@ -24,6 +24,8 @@ REST_S: Final = 0.025
 """A busy partition begins no transaction sooner after the last: each costs the broker as much as ten failures."""
 _BUSY_PER_S: Final = 150
 """Records read: four partitions that share a hundred failures a second have fifty."""
+_RANK: Final = {name: rank for rank, name in enumerate(BY_NAME)}
+"""Records of one millisecond: the failure before its options."""
 _OPTION_TOPICS: Final = tuple(topic.name for topic in OPTION_TOPICS)
 _MAX_AHEAD: Final = 4_000
 """Records applied behind one that waits: each transaction says which they are."""
@@ -170,7 +172,7 @@ class Lane:
             if topic == FAILURES.name:
                 for _ in range(count):
                     self._read_s.popleft()
-        for raw in turns(ripe):
+        for raw in in_time(ripe):
             self._turns.put(raw.key or b"", self._flow(raw), raw, raw.at_ms)
         self._young = {raw.key for queue in self.read.values() for raw in queue}
 
@@ -209,3 +211,13 @@ class Lane:
             asked_ms, at = self.asked
             if all(self._reached(topic) >= end for topic, end in at.items()):
                 self.barrier_ms, self.asked = asked_ms, None
+
+
+def in_time(records: Iterable[Raw]) -> list[Raw]:
+    """In the order of time, those of one topic as they stand there: a broker's clock may go back."""
+    newest: dict[str, int] = defaultdict(int)
+    placed: list[tuple[int, int, int, Raw]] = []
+    for raw in sorted(records, key=lambda raw: raw.offset):
+        at_ms = newest[raw.topic] = max(newest[raw.topic], raw.at_ms)
+        placed.append((at_ms, _RANK[raw.topic], raw.offset, raw))
+    return [raw for _, _, _, raw in sorted(placed, key=lambda place: place[:3])]

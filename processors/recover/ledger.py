@@ -11,11 +11,11 @@ import orjson
 from processors.recover.applied import unpacked
 from processors.recover.events import Broken, Due
 from processors.recover.policy import Policies
-from processors.recover.staging import APPLIED_KEY, WORKER, Message, Raw, Staged, Staging, turns
+from processors.recover.staging import APPLIED_KEY, WORKER, Message, Raw, Staged, Staging
 from processors.recover.state import header
 from processors.recover.view import View
 
-__all__ = ["APPLIED_KEY", "RUNG_TOKENS", "WORKER", "Ledger", "Message", "Raw", "Staged", "turns"]
+__all__ = ["APPLIED_KEY", "RUNG_TOKENS", "WORKER", "Ledger", "Message", "Raw", "Staged"]
 
 RUNG_TOKENS: Final = 5
 """What the deadline of an open recovery costs; to forget a closed one costs 1."""
@@ -125,7 +125,7 @@ class Ledger:
         positions: Mapping[str, int] | None = None,
         waits: Callable[[bytes], bool] = nothing_waits,
     ) -> Staged:
-        """What `batch`, then the deadlines up to `fire_until`, make of this state.
+        """What `batch`, in its order, then the deadlines up to `fire_until`, make of this state.
 
         `positions`: per topic of the batch the first offset of which nothing was applied, once the batch is; absent:
         the batch leaves no gaps. `waits`: whether records of an execution were read that come later; its deadline then

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import defaultdict, deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
@@ -44,7 +44,7 @@ from schemas.records import (
     ResumeOutcome,
     from_epoch_ms,
 )
-from schemas.topics import BY_NAME, FAILURES, RECOVER_STATE, TOPICS, Topic
+from schemas.topics import FAILURES, RECOVER_STATE, TOPICS, Topic
 
 if TYPE_CHECKING:
     from processors.recover.ledger import Ledger
@@ -56,8 +56,6 @@ WORKER: Final = "recover"
 _OVERHEAD: Final = 4096
 """Bytes of key, headers and framing that a topic's limit counts beside the value."""
 _TOPIC_OF: Final[dict[type[Event], Topic]] = {t.record: t for t in TOPICS if t.record and not t.from_agents}
-_RANK: Final = {name: rank for rank, name in enumerate(BY_NAME)}
-"""Records of one millisecond: the failure before its options."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,8 +131,8 @@ class Staging:
     def all(
         self, batch: Sequence[Raw], positions: Mapping[str, int] | None, due: Iterable[str], event: Due | Broken
     ) -> Staged:
-        """What `batch`, then `event` of the executions that are due, come to."""
-        for raw in turns(batch):
+        """What `batch`, in its order, then `event` of the executions that are due, come to."""
+        for raw in batch:
             self._take(raw)
         self._apply(batch, positions)
         for key in due:
@@ -335,22 +333,3 @@ def _kept(key: str, state: Execution | None) -> bytes | None:
 
 def _changelog(key: bytes, value: bytes | None, partition: int) -> Message:
     return Message(RECOVER_STATE.name, key, value, partition=partition)
-
-
-def turns(batch: Iterable[Raw]) -> Iterator[Raw]:
-    """The records of a batch, tenants and option categories in turn; each execution's in the order of time, those of
-    one topic as they stand there: a broker's clock may go back."""
-    lanes: dict[bytes, deque[Raw]] = defaultdict(deque)
-    newest: dict[str, int] = defaultdict(int)
-    placed: list[tuple[int, int, int, Raw]] = []
-    for raw in sorted(batch, key=lambda raw: raw.offset):
-        at_ms = newest[raw.topic] = max(newest[raw.topic], raw.at_ms)
-        placed.append((at_ms, _RANK[raw.topic], raw.offset, raw))
-    for _, _, _, raw in sorted(placed, key=lambda place: place[:3]):
-        lanes[(raw.key or b"").partition(b"/")[0]].append(raw)
-    waiting = deque(lanes.values())
-    while waiting:
-        lane = waiting.popleft()
-        yield lane.popleft()
-        if lane:
-            waiting.append(lane)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from recover_world import POLICIES
 
 from ops.runtime.turns import CALM_S
-from processors.recover.lane import LINGER_S, REST_S, Lane
+from processors.recover.lane import LINGER_S, REST_S, Lane, in_time
 from processors.recover.ledger import APPLIED_KEY, Ledger, Raw
 from processors.recover.role import RECOVER
 from schemas.flows import DEPENDENCY
@@ -127,6 +127,12 @@ def test_batches_take_each_execution_in_order_and_no_options_before_their_failur
         now_s += 2 * LINGER_S
         take()
     assert not any(left.values())
+
+
+def test_a_brokers_clock_that_goes_back_does_not_turn_the_order_round() -> None:
+    early, late = (Raw(FAILURES.name, 0, offset, at_ms, b"a", b"") for offset, at_ms in ((0, 3_600_000), (1, 0)))
+    options = Raw(TOPICS[2], 0, 7, 3_600_000, b"a", b"")
+    assert in_time([options, late, early]) == [early, late, options]
 
 
 def test_a_flood_of_one_service_holds_up_no_other() -> None:

@@ -13,7 +13,7 @@ from recover_log import EXECUTIONS, NOW, PARTITIONS, Log, busy_log, by_execution
 from recover_world import START_MS
 
 from processors.recover.events import Emit
-from processors.recover.ledger import APPLIED_KEY, Message, turns
+from processors.recover.ledger import APPLIED_KEY, Message
 from processors.recover.packing import unpacked as unpacked_state
 from processors.recover.partitioner import partition_of
 from processors.recover.staging import OversizedError
@@ -238,27 +238,6 @@ def test_a_deadline_fires_only_behind_the_barrier() -> None:
     assert [r.reason for r in fired.emitted if isinstance(r, RecoveryResult)] == ["expired"]
     assert taken.next_due_ms
     assert taken.next_due_ms > due
-
-
-def test_tenants_take_turns_and_each_execution_keeps_its_order() -> None:
-    log = Log()
-    acme = [run for run in EXECUTIONS if run[0] == "acme"]
-    zeta = [run for run in EXECUTIONS if run[0] == "zeta"]
-    for n in range(50):
-        log.fail(acme[n % 3], f"f{n}")
-    log.fail(zeta[0])
-    order = list(turns(log.records))
-    assert next(n for n, raw in enumerate(order) if raw.key == f"zeta/{zeta[0][1]}".encode()) <= 1
-    for key in {raw.key for raw in order}:
-        mine = [raw.offset for raw in order if raw.key == key]
-        assert mine == sorted(mine)
-
-
-def test_a_brokers_clock_that_goes_back_does_not_turn_the_order_round() -> None:
-    log, run = Log(), EXECUTIONS[0]
-    early, late = log.fail(run, "f1"), log.fail(run, "f2")
-    back = replace(late, at_ms=early.at_ms - 3_600_000)
-    assert list(turns([back, early])) == [early, back]
 
 
 @pytest.mark.parametrize("ahead_ms", [3_600_000, 3 * 3_600_000, 25 * 3_600_000])
