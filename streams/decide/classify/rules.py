@@ -68,6 +68,8 @@ NAME_FORMS: Final = (
 """Where a message shows the name of an exception class or an error code."""
 _NAME: Final = re2.compile(("(?:" + "|".join(NAME_FORMS) + ")").encode())
 _MAX_NAMES: Final = 12
+_RECURS_BYTES: Final = 256
+"""A text that is longer says something of its own mostly: an id, a time."""
 
 
 def names_in(text: bytes) -> list[str]:
@@ -161,8 +163,8 @@ class Rules:
     _texts: RulePatterns = field(repr=False)
 
     def in_name(self, name: str) -> tuple[Rule, ...]:
-        """Rules that know this exception class or code. Remembered: such names recur."""
-        return self._names.match_name(name[:MAX_NAME_CHARS])[0]
+        """Rules that know this exception class or code. Some spell names with -: rate-limit-exceeded."""
+        return self._names.match(name[:MAX_NAME_CHARS].replace("-", "_").encode(errors="replace"))[0]
 
     def in_text(self, text: bytes) -> tuple[tuple[Rule, ...], bool]:
         """Rules that find something in this UTF-8 message, and whether it shows names of errors. One pass over it."""
@@ -179,19 +181,20 @@ class RulePatterns:
             self._patterns = Patterns(pattern for pattern, _ in owned)
         except PatternError as error:
             raise RuleError(str(error)) from error
-        self.match_name = lru_cache(maxsize=4096)(self._match_name)
+        self._remembered = lru_cache(maxsize=4096)(self._match)
 
     def match(self, text: bytes) -> tuple[tuple[Rule, ...], bool]:
+        """The rules whose patterns are found, and whether one without a rule is."""
+        # Names recur, and in an outage so do words.
+        return self._remembered(text) if len(text) <= _RECURS_BYTES else self._match(text)
+
+    def _match(self, text: bytes) -> tuple[tuple[Rule, ...], bool]:
         found = self._patterns.match(text)
         if not found:
             return (), False
         owner = self._owner
         named = {rule.name: rule for index in found if (rule := owner[index]) is not None}
         return tuple(named.values()), any(owner[index] is None for index in found)
-
-    def _match_name(self, name: str) -> tuple[tuple[Rule, ...], bool]:
-        """Names are spelled with - by some: rate-limit-exceeded is rate_limit_exceeded."""
-        return self.match(name.replace("-", "_").encode(errors="replace"))
 
 
 def compile_rules(documents: Iterable[Mapping[str, Any]]) -> Rules:
