@@ -199,7 +199,7 @@ def test_without_evidence_it_abstains(given: FailureEvent) -> None:
 
 
 def test_equal_events_give_equal_verdicts() -> None:
-    given = TRAPS[0][1]
+    given = tool(400, body={"error": {"message": "Your credit balance is too low to access the API."}})
     verdicts: list[Classification] = [classify(given) for _ in range(3)]
     assert verdicts[0] == verdicts[1] == verdicts[2]
 
