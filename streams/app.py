@@ -14,6 +14,7 @@ from schemas.flows import dependency_header
 from schemas.records import ErrorInfo, FailureEvent, Origin, RecoveryOptions
 from schemas.topics import FAILURES, OPTIONS, SETTLED
 from streams.decide import Judgement, Rates
+from streams.decide.catalogue import Learning
 from streams.edge.agent import Handler, Later, Mapper, Record
 from streams.edge.app import App, new_app
 from streams.edge.outputs import Outputs
@@ -78,7 +79,11 @@ def detect(decide: Decide, rates: Callable[[], Rates], verification: Verificatio
 
 
 async def build(
-    settings: Settings, decide: Decide, rates: Callable[[], Rates], verification: Verification | None = None
+    settings: Settings,
+    decide: Decide,
+    rates: Callable[[], Rates],
+    learning: Learning,
+    verification: Verification | None = None,
 ) -> App:
     """The app, ready to start on the running loop."""
     app = new_app(settings, WORKER)
@@ -92,7 +97,7 @@ async def build(
     )
     app.reads(FAILURES.name, mapper.run)
     table = WindowedTable.add(app, TABLE, size_s=HOUR_S, partitions=settings.partitions)
-    learner = Learner(app, table, rates, worker=WORKER)
+    learner = Learner(app, table, rates, learning, worker=WORKER)
     app.batches(SETTLED.name, learner.run)
     app.task(learner.publish_forever)
     return app

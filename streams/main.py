@@ -31,7 +31,8 @@ def run(settings: Settings) -> int:
         prepare(settings)
         own_rules = [settings.rules_file] if settings.rules_file else []
         rules = load_rules(*own_rules)
-        answer = partial(decide, catalogue=catalogue.load(settings.catalogue_file), rules=rules)
+        known = catalogue.load(settings.catalogue_file)
+        answer = partial(decide, catalogue=known, rules=rules)
         warm_up(answer)
         garbage.settle()
         verification = _verification(settings, rules)
@@ -44,7 +45,7 @@ def run(settings: Settings) -> int:
 
     async def start() -> App:
         nonlocal app
-        app = await build(settings, answer, lambda: view.rates, verification)
+        app = await build(settings, answer, lambda: view.rates, known.learning, verification)
         return app
 
     def readiness() -> str | None:

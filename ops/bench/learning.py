@@ -24,6 +24,7 @@ from ops.runtime.settings import Settings
 from schemas.codec import encode
 from schemas.records import Category, SettledAttempt, SettledStatus, Severity, Strategy, from_epoch_ms
 from schemas.topics import SETTLED
+from streams.decide.catalogue import shipped
 from streams.decide.rates import Rates
 from streams.edge.app import App, new_app
 from streams.edge.outputs import Outputs
@@ -38,14 +39,14 @@ _STRATEGIES: Final = tuple(Strategy)[1:11]
 
 
 def fill(settings: Settings, attempts: int) -> None:
-    """`attempts` settled attempts over 500 strata, two of three successful."""
+    """`attempts` settled attempts of ten tenants over 500 strata, two of three successful."""
     messages = []
-    for number in range(500):
+    for number in range(5000):
         record = SettledAttempt(
             recovery_id="r",
             command_id="c",
-            attempt=1 + number // 250,
-            tenant_id="t",
+            attempt=1 + number // 250 % 2,
+            tenant_id=f"t{number // 500}",
             execution_id="e",
             category=Category.TOOL_FAILURE,
             subtype=_SUBTYPES[number % 25],
@@ -57,7 +58,7 @@ def fill(settings: Settings, attempts: int) -> None:
         messages.append(encode(SETTLED, record, source="bench"))
     producer = Producer(settings.producer(**{"linger.ms": 5}))
     for number in range(attempts):
-        message = messages[number % 500]
+        message = messages[number % 5000]
         while True:
             try:
                 producer.produce(message.topic, message.value, message.key, headers=[*message.headers])
@@ -94,7 +95,7 @@ async def _build(settings: Settings, attempts: int, found: dict[str, Any]) -> Ap
     app = new_app(settings, "learning")
     app.outputs = Outputs(settings, lambda error: sys.exit(str(error)))
     table = WindowedTable.add(app, TABLE, size_s=HOUR_S, partitions=settings.partitions)
-    learner = Learner(app, table, Rates, worker="learning")
+    learner = Learner(app, table, Rates, shipped().learning, worker="learning")
     memory: list[float] = []
     seen = 0
     began = (0.0, 0.0)

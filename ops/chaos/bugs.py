@@ -197,7 +197,7 @@ _APPLIED: Final = (
     _bug(
         "a replayed attempt counts again", "streams/learning",
         Judge("kill_agents,replay:streams,replay:streams", COUNTS),
-        ("success is None or (count is not None and offset <= count[0])", "success is None"),
+        ("success is None or offset <= count.offset", "success is None"),
     ),
     _bug(
         "streams acknowledges before the broker has the output", "streams/edge",

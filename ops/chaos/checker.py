@@ -10,6 +10,8 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
+from math import floor
 from pathlib import Path
 from typing import Any, Final
 
@@ -56,6 +58,9 @@ ONCE: Final = {"opened", "duplicate", "expired", "stale", "forwarded"}
 """What is said when a failure is read: once, however often it is read."""
 REFUSED: Final = "the broker refused what it caused"
 FORGER: Final = "forger"
+SHARE: Final = Fraction(3, 10)
+"""What a tenant may have of a learned count, as the catalogue ships."""
+ALWAYS_COUNTED: Final = 30
 _WHOSE: Final = ("tenant_id", "execution_id")
 KEPT: Final[dict[str, tuple[str, ...]]] = dict.fromkeys(AUDITED, _WHOSE) | {
     "agent.failures.v1": (*_WHOSE, "failure_id"),
@@ -127,7 +132,7 @@ def judge(bootstrap: str, logs: Iterable[Path], query: Query | None, crashes: Se
     tenants_apart(verdict, rows)
     decisions_recomputable(verdict, rows)
     no_input_stops_a_worker(verdict, rows, entries, crashes)
-    _counts_are_the_fold(verdict, bootstrap, rows["recovery.settled.v1"])
+    counts_are_the_fold(verdict, rows["recovery.settled.v1"], dump(bootstrap, "recovery.confidence.v1"))
     transactions_ended(verdict, bootstrap)
     verdict.happened["options overtook their failure"] = overtaken(bootstrap)
     if query:
@@ -308,8 +313,9 @@ def no_input_stops_a_worker(verdict: Verdict, rows: Rows, entries: Entries, cras
         verdict.accuse(INPUT, crash)
 
 
-def _counts_are_the_fold(verdict: Verdict, bootstrap: str, settled: list[Row]) -> None:
-    expected: dict[tuple[Any, ...], list[int]] = defaultdict(lambda: [0, 0])
+def counts_are_the_fold(verdict: Verdict, settled: list[Row], confidence: Iterable[Row]) -> None:
+    """The newest row of each stratum says what settled of it, of which no tenant has more than its share."""
+    settled_of: dict[tuple[str, ...], dict[str, list[int]]] = defaultdict(lambda: defaultdict(lambda: [0, 0]))
     seen: set[str] = set()
     for row in settled:
         attempt = row.value
@@ -317,18 +323,29 @@ def _counts_are_the_fold(verdict: Verdict, bootstrap: str, settled: list[Row]) -
             continue
         seen.add(attempt["command_id"])
         later = "1" if attempt["attempt"] == 1 else "2+"
-        key = (attempt["subtype"], attempt["severity"], later, attempt["strategy"])
-        expected[key][0] += 1
-        expected[key][1] += attempt["status"] == "succeeded"
-    learned: dict[tuple[Any, ...], list[int]] = {}
-    for row in dump(bootstrap, "recovery.confidence.v1"):
+        tally = settled_of[attempt["subtype"], attempt["severity"], later, attempt["strategy"]][attempt["tenant_id"]]
+        tally[0] += 1
+        tally[1] += attempt["status"] == "succeeded"
+    learned: dict[tuple[str, ...], list[int]] = {}
+    for row in confidence:
         if record := row.value:
             stratum = (record["subtype"], record["severity"], record["attempt_class"], record["strategy"])
             learned[stratum] = [record["samples"], record["successes"]]
-    verdict.looked_at[COUNTS] = len(expected)
-    for key, counts in expected.items():
-        if learned.get(key) != counts:
-            verdict.accuse(COUNTS, f"{key}: learned {learned.get(key)}, settled {counts}")
+    verdict.looked_at[COUNTS] = len(settled_of)
+    for key, tenants in settled_of.items():
+        if learned.get(key) != (counts := _in_shares(list(tenants.values()))):
+            verdict.accuse(COUNTS, f"{key}: learned {learned.get(key)}, settled {counts} of {sorted(tenants)}")
+
+
+def _in_shares(tenants: list[list[int]]) -> list[int]:
+    """Attempts and successes, each tenant's scaled to what it may count: looked for from above, one by one."""
+    share = max(SHARE, Fraction(1, len(tenants)))
+    most = max(n for n, _ in tenants)
+    while most > ALWAYS_COUNTED and most > share * sum(min(n, most) for n, _ in tenants):
+        most -= 1
+    scales = [min(Fraction(most, n), Fraction(1)) for n, _ in tenants]
+    halves_up = (floor(s * scale + Fraction(1, 2)) for (_, s), scale in zip(tenants, scales, strict=True))
+    return [sum(min(n, most) for n, _ in tenants), sum(halves_up)]
 
 
 def transactions_ended(verdict: Verdict, bootstrap: str) -> None:

@@ -1,4 +1,4 @@
-"""What the operator edits: ladders, models with prices, rubrics, fallbacks, costs. Read once at start, then frozen.
+"""What the operator edits: ladders, models, rubrics, fallbacks, costs, learning. Read once at start, then frozen.
 
 `streams/decide/catalogue.toml` ships with the product and says what each table means.
 """
@@ -17,6 +17,7 @@ import orjson
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from schemas.records import Category, Strategy, WireEnum
+from schemas.records.base import TenantId
 from streams.decide.classify.taxonomy import SUBTYPES
 
 NO_LADDER: Final = frozenset({Category.NONE, Category.UNCLASSIFIED})
@@ -114,11 +115,25 @@ class Rubric(_Table):
     text: Annotated[str, Field(min_length=1, max_length=8000)]
 
 
+class Learning(_Table):
+    """Whose attempts the success rates are learned from, which all tenants share."""
+
+    tenant_share: Annotated[float, Field(ge=0.001, le=1)]
+    """What one tenant may have of what is counted; to the thousandth."""
+    opt_out: frozenset[TenantId]
+    """Tenants that teach nobody."""
+
+    @cached_property
+    def tenant_share_permille(self) -> int:
+        return round(self.tenant_share * 1000)
+
+
 class Catalogue(_Table):
     """All of it. `version` names what was loaded: the file's own version and a digest."""
 
     version: str
     limits: Limits
+    learning: Learning
     value_usd: dict[str, _Usd]
     strategies: dict[_Strategy, StrategyCost]
     ladders: dict[_Category, dict[str, dict[_Rung, _Probability]]]
@@ -219,7 +234,7 @@ class Catalogue(_Table):
 
 
 _SHIPPED: Final = files("streams.decide") / "catalogue.toml"
-_MERGED_TABLES: Final = ("limits", "value_usd", "strategies", "models", "fallbacks", "ask_human")
+_MERGED_TABLES: Final = ("limits", "learning", "value_usd", "strategies", "models", "fallbacks", "ask_human")
 
 
 def parse(text: str, *, over: str | None = None) -> Catalogue:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Callable
@@ -20,13 +21,14 @@ from schemas.records import (
     from_epoch_ms,
 )
 from schemas.topics import CONFIDENCE
+from streams.decide.catalogue import Learning
 from streams.decide.rates import Rates
 from streams.edge.agent import Guard, Record
 from streams.edge.app import App
 from streams.edge.outputs import GivenUp
-from streams.edge.table import Key, Row, WindowedTable
+from streams.edge.table import Key, WindowedTable
 from streams.edge.transport import Batch
-from streams.learning.counts import KEPT_S, Count, hour_of, is_over, settle, total
+from streams.learning.counts import KEPT_S, Count, digest_of, hour_of, is_over, merged, settle, shared
 
 log = logging.getLogger(__name__)
 
@@ -51,13 +53,18 @@ def read(record: Record) -> SettledAttempt | Malformed:
 class Learner(Guard):
     """The agent of recovery.settled."""
 
-    def __init__(self, app: App, table: WindowedTable, rates: Callable[[], Rates], *, worker: str) -> None:
+    def __init__(
+        self, app: App, table: WindowedTable, rates: Callable[[], Rates], learning: Learning, *, worker: str
+    ) -> None:
         super().__init__(worker=worker)
         self._app = app
         self._table = table
         self._rates = rates
+        self._learning = learning
         self._source = f"omium/{worker}"
         self._changed: set[tuple[int, str]] = set()
+        self._past: dict[str, tuple[int, Count]] = {}
+        """Stratum -> its newest hour, and the sum of those before: a week of them is not added up twice a second."""
         self._hour = -1
 
     async def run(self, batch: Batch) -> None:
@@ -70,20 +77,27 @@ class Learner(Guard):
             if isinstance(attempt, Malformed):
                 letters.append(self.dead_letter(record, attempt))
                 continue
+            if attempt.tenant_id in self._learning.opt_out:
+                continue
             key = attempt.key, hour_of(record.timestamp)
-            counted = settle(rows.get(key) or _count(self._table.row(key)), attempt.status, record.offset)
+            count = rows.get(key) or Count.of_row(self._table.row(key))
+            counted = settle(count, attempt.status, record.offset, digest_of(attempt.key, attempt.tenant_id))
             if counted is not None and not is_over(key[1], now_s):
                 rows[key] = counted
         progress = batch.progress
         try:
-            await self._table.write(batch.partition, rows, wanted=progress.is_open)
+            written = {key: count.row() for key, count in rows.items()}
+            await self._table.write(batch.partition, written, wanted=progress.is_open)
             for letter in letters:
                 await self._app.outputs.deliver(letter, wanted=progress.is_open, required=True)
         except GivenUp:
             # Its next owner reads these records again.
             return
         failpoints.hit("streams.counted")
-        self._changed.update((batch.partition, key) for key, _ in rows)
+        for stratum, hour in rows:
+            self._changed.add((batch.partition, stratum))
+            if stratum in self._past and self._past[stratum][0] != hour:
+                del self._past[stratum]
         for record in batch.records:
             progress.done(record.offset)
 
@@ -103,6 +117,7 @@ class Learner(Guard):
         if self._table.restored.is_set() or hour != self._hour:
             self._table.restored.clear()
             self._hour = hour
+            self._past.clear()
             held = {(partition, key) for partition, keys in self._table.keys_by_partition() for key in keys}
             self._changed |= held
             for partition, over in self._table.ended_before(now_s - KEPT_S).items():
@@ -112,6 +127,8 @@ class Learner(Guard):
                         await self._table.drop(partition, over)
         for change in sorted(self._changed):
             partition, key = change
+            # After an hour there are many, and failures wait meanwhile.
+            await asyncio.sleep(0)
             if not self._table.owns(partition):
                 # It moved, or a rebalance has not ended yet.
                 continue
@@ -123,8 +140,9 @@ class Learner(Guard):
                 self._changed.add(change)
 
     async def _publish(self, partition: int, key: str, now_s: float) -> None:
-        counts = {hour: count for hour, row in self._table.rows(key, partition).items() if (count := _count(row))}
-        samples, successes, oldest = total(counts, now_s)
+        count, oldest = self._sum(partition, key, now_s)
+        left_out = {digest_of(key, tenant) for tenant in self._learning.opt_out}
+        samples, successes = shared(count, self._learning.tenant_share_permille, left_out)
         subtype, severity, attempt_class, strategy = key.rsplit("|", 3)
         row = ConfidenceRow(
             subtype=subtype,
@@ -141,6 +159,13 @@ class Learner(Guard):
             record = encode(CONFIDENCE, row, source=self._source)
             await self._app.outputs.deliver(record, wanted=lambda: self._table.owns(partition))
 
-
-def _count(row: Row | None) -> Count | None:
-    return None if row is None else (row[0], row[1], row[2])
+    def _sum(self, partition: int, key: str, now_s: float) -> tuple[Count, int]:
+        """What is counted of a stratum in the hours that are not over, and the start of the oldest."""
+        rows = {hour: row for hour, row in self._table.rows(key, partition).items() if not is_over(hour, now_s)}
+        if not rows:
+            return Count(), hour_of(int(now_s * 1000))
+        if key not in self._past:
+            newest = max(rows)
+            self._past[key] = newest, merged(Count.of_row(row) for hour, row in rows.items() if hour != newest)
+        newest, past = self._past[key]
+        return merged([past, Count.of_row(rows.get(newest))]), min(rows)

@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 from confluent_kafka import Producer
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ops.chaos import checker
 from ops.chaos.checker import Verdict
@@ -13,6 +15,8 @@ from ops.chaos.wire import Row
 from ops.runtime import topics
 from ops.runtime.settings import Settings
 from schemas.topics import AUDITED, TOPICS
+from streams.decide.catalogue import shipped
+from streams.learning.counts import capped
 
 OPTIONS = "recovery.options.performance.v1"
 
@@ -188,6 +192,50 @@ def test_garbage_that_vanished_good_records_that_were_buried_and_crashes_are_see
         verdict = Verdict()
         checker.no_input_stops_a_worker(verdict, _rows(letters=letters), entries, crashes)
         assert len(verdict.broken.get(checker.INPUT, [])) == broken
+
+
+def _settled(tenant: str, attempts: int, successes: int) -> list[Row]:
+    known = {"tenant_id": tenant, "attempt": 2, "subtype": "timeout", "severity": "high", "strategy": "retry_once"}
+    return [
+        Row("", 0, n, 0, known | {"command_id": f"{tenant}-{n}", "status": "succeeded" if n < successes else "expired"})
+        for n in range(attempts)
+    ]
+
+
+def _learned(samples: int, successes: int) -> Row:
+    known = {"subtype": "timeout", "severity": "high", "attempt_class": "2+", "strategy": "retry_once"}
+    return Row("", 0, 0, 0, known | {"samples": samples, "successes": successes})
+
+
+@pytest.mark.parametrize(
+    ("learned", "right"),
+    [
+        ([_learned(60, 33)], True),
+        ([_learned(1, 1), _learned(60, 33)], True),
+        # What all settled, without regard to whose it was: one tenant made most of it.
+        ([_learned(1030, 33)], False),
+        ([_learned(61, 33)], False),
+        ([_learned(60, 33), _learned(1, 1)], False),
+        ([], False),
+    ],
+)
+def test_a_count_that_is_not_the_fold_is_seen(learned: list[Row], right: bool) -> None:
+    verdict = Verdict()
+    settled = [*_settled("loud", 1000, 100), *(_settled("small", 30, 30) * 2)]
+    checker.counts_are_the_fold(verdict, settled, learned)
+    assert list(verdict.broken) == ([] if right else [checker.COUNTS])
+
+
+@given(
+    st.lists(st.integers(1, 500).flatmap(lambda n: st.tuples(st.just(n), st.integers(0, n))), min_size=1, max_size=9)
+)
+def test_the_judges_own_arithmetic_of_shares_is_the_workers(tallies: list[tuple[int, int]]) -> None:
+    """Two that were written apart: what the judge looks for one by one, the worker finds in halves."""
+    settled = [row for number, (n, s) in enumerate(tallies) for row in _settled(f"t{number}", n, s)]
+    verdict = Verdict()
+    counts = capped(tallies, shipped().learning.tenant_share_permille)
+    checker.counts_are_the_fold(verdict, settled, [_learned(*counts)])
+    assert not verdict.broken
 
 
 @pytest.mark.integration

@@ -18,12 +18,14 @@ from ops.runtime.settings import Settings
 from schemas.codec import Encoded, decode, encode
 from schemas.records import Category, ConfidenceRow, SettledAttempt, SettledStatus, Severity, Strategy, from_epoch_ms
 from schemas.topics import CONFIDENCE, SETTLED
+from streams.decide.catalogue import Learning, shipped
 from streams.decide.rates import Rates
 from streams.edge import outputs
 from streams.edge.app import App, new_app
 from streams.edge.outputs import Outputs
 from streams.edge.table import WindowedTable, changelog_name, create_changelog
-from streams.learning.counts import HOUR_S, KEPT_S
+from streams.learning import learner as learner_module
+from streams.learning.counts import HOUR_S, KEPT_S, hour_of
 from streams.learning.learner import Learner
 
 pytestmark = pytest.mark.integration
@@ -39,12 +41,16 @@ async def until(what: Callable[[], bool], why: str) -> None:
         await asyncio.sleep(0.05)
 
 
-async def worker(settings: Settings, use: Callable[[App, WindowedTable, Learner], Awaitable[None]]) -> None:
+async def worker(
+    settings: Settings,
+    use: Callable[[App, WindowedTable, Learner], Awaitable[None]],
+    learning: Learning | None = None,
+) -> None:
     """A worker that only learns, until `use` returns."""
     app = new_app(settings, "learn")
     app.outputs = Outputs(settings, lambda error: pytest.fail(str(error)))
     table = WindowedTable.add(app, NAME, size_s=HOUR_S, partitions=settings.partitions)
-    learner = Learner(app, table, Rates, worker="learn")
+    learner = Learner(app, table, Rates, learning or shipped().learning, worker="learn")
     app.batches(SETTLED.name, learner.run)
     await app.start()
     try:
@@ -55,14 +61,14 @@ async def worker(settings: Settings, use: Callable[[App, WindowedTable, Learner]
         app.outputs.close()
 
 
-def settle(settings: Settings, subtypes: list[str], attempts: int) -> None:
+def settle(settings: Settings, subtypes: list[str], attempts: int, tenant: str = "t") -> None:
     producer = Producer(settings.producer(**{"linger.ms": 5}))
     for number in range(attempts):
         record = SettledAttempt(
             recovery_id="r",
             command_id=f"c{number}",
             attempt=1,
-            tenant_id="t",
+            tenant_id=tenant,
             execution_id="e",
             category=Category.TOOL_FAILURE,
             subtype=subtypes[number % len(subtypes)],
@@ -162,6 +168,58 @@ def test_what_came_with_a_partition_is_published_though_the_rebalance_had_not_en
         app.rebalancing = False
         await learner.publish(time.time())
         assert [row.samples for row in confidence(settings, stratum)] == [1]
+
+    settle(settings, [stratum], 1)
+    asyncio.run(worker(settings, use))
+
+
+def test_a_tenant_counts_with_its_part_and_not_at_all_where_it_opted_out(settings: Settings) -> None:
+    prepare(settings)
+    stratum = f"{settings.app}-x"
+
+    async def published(app: App, table: WindowedTable, learner: Learner) -> None:
+        await until(lambda: _counts(table, settings.app) == {stratum: 1010}, "not counted")
+        await learner.publish(time.time())
+
+    async def opted_out(app: App, table: WindowedTable, learner: Learner) -> None:
+        await published(app, table, learner)
+        await asyncio.to_thread(settle, settings, [stratum], 5, "loud-one")
+        await asyncio.to_thread(settle, settings, [stratum], 1, "small-one")
+        await until(lambda: _counts(table, settings.app) == {stratum: 1011}, "not counted")
+        await learner.publish(time.time())
+
+    settle(settings, [stratum], 1000, "loud-one")
+    settle(settings, [stratum], 10, "small-one")
+    asyncio.run(worker(settings, published))
+    asyncio.run(worker(settings, published, Learning(tenant_share=1, opt_out=frozenset())))
+    asyncio.run(worker(settings, opted_out, Learning(tenant_share=1, opt_out=frozenset({"loud-one"}))))
+    assert [row.samples for row in confidence(settings, stratum)] == [40, 1010, 10, 11]
+    for topic in (CONFIDENCE.name, changelog_name(settings, "learn", NAME)):
+        assert not any(b"-one" in part for m in read(settings, topic) for part in (m.key(), m.value() or b""))
+
+
+def test_a_week_of_rows_is_published_whole_also_those_of_the_release_before(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare(settings)
+    stratum = f"{settings.app}-x"
+
+    async def use(app: App, table: WindowedTable, learner: Learner) -> None:
+        await until(lambda: _counts(table, settings.app) == {stratum: 1}, "not counted")
+        ((partition, key),) = ((p, k) for p, keys in table.keys_by_partition() for k in keys if k.startswith(stratum))
+        now_s = time.time()
+        hour = hour_of(int(now_s * 1000))
+        rows = {(key, hour - h * HOUR_S): (-1, 2, 1) for h in range(1, 200)}
+        await table.write(partition, rows, wanted=lambda: True)
+        await learner.publish(now_s)
+        # A worker that was behind counts in an hour that was summed up already.
+        monkeypatch.setattr(learner_module, "hour_of", lambda timestamp_ms: hour_of(timestamp_ms) - 2 * HOUR_S)
+        settle(settings, [stratum], 3)
+        await until(lambda: _counts(table, settings.app) == {stratum: 1 + 168 * 2 + 3}, "not counted")
+        monkeypatch.undo()
+        await learner.publish(now_s)
+        samples = [row.samples for row in confidence(settings, stratum)]
+        assert samples == [31, 34]
 
     settle(settings, [stratum], 1)
     asyncio.run(worker(settings, use))

@@ -21,6 +21,8 @@ def test_an_operators_file_is_laid_over_the_shipped_one(own: Path) -> None:
         version = "mine"
         [limits]
         retry_after_cap_s = 300.0
+        [learning]
+        opt_out = ["acme"]
         [ladders.tool_failure]
         rate_limit = { fallback_service = 0.9 }
         [models."my-model"]
@@ -44,6 +46,8 @@ def test_an_operators_file_is_laid_over_the_shipped_one(own: Path) -> None:
     catalogue = load(own)
     assert catalogue.limits.retry_after_cap_s == 300
     assert catalogue.limits.max_timeout_s == shipped().limits.max_timeout_s
+    assert catalogue.learning.opt_out == {"acme"}
+    assert catalogue.learning.tenant_share_permille == shipped().learning.tenant_share_permille == 300
     assert catalogue.ladder(Category.TOOL_FAILURE, "rate_limit") == {Strategy.FALLBACK_SERVICE: 0.9}
     assert catalogue.ladder(Category.TOOL_FAILURE, "timeout") == shipped().ladder(Category.TOOL_FAILURE, "timeout")
     known = catalogue.model("vendor/My-Old-Model")
@@ -72,6 +76,11 @@ MODEL = '[models.m]\nprovider = "p"\ntier = 1\nwindow_tokens = 9\ninput_usd = 0\
         ("[limits]\nretry_after_cap_s = -1.0", "limits.retry_after_cap_s: Input should be greater than 0"),
         ("[limits]\nretry_after_cap_s = inf", "limits.retry_after_cap_s"),
         ("[limits]\nretry_after_cap = 9", "limits.retry_after_cap: Extra inputs are not permitted"),
+        ("[learning]\ntenant_share = 0.0", "learning.tenant_share: Input should be greater than or equal to 0.001"),
+        ("[learning]\ntenant_share = 1.1", "learning.tenant_share: Input should be less than or equal to 1"),
+        ('[learning]\nopt_out = "acme"', "learning.opt_out: Input should be a valid frozenset"),
+        ('[learning]\nopt_out = ["a/b"]', "learning.opt_out.0: String should match pattern"),
+        ("[learning]\nshare = 0.3", "learning.share: Extra inputs are not permitted"),
         ("[ladders.nonsense]", "ladders.nonsense: there is no category 'nonsense'"),
         ("[ladders.none]\ncontrol_flow = {}", "ladders.none: has no ladders"),
         ("[ladders.tool_failure]\nrate = {}", "ladders.tool_failure.rate: no such subtype"),
