@@ -7,7 +7,9 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 from typing import Any, Final
 
 from confluent_kafka import (
@@ -42,6 +44,10 @@ _POLL_S: Final = 0.05
 _TAKING_POLL_S: Final = 0.005
 """While a partition is being taken over: how late its end is seen."""
 _CONSUME: Final = 1000
+_FETCHED_AHEAD: Final = 16
+"""With so many records here the client fetches no more. Few: behind a flood of one topic wait the records of all."""
+_FETCH_S: Final = 0.004
+"""What a fetch takes that had been held back for them."""
 _BARRIER_EVERY_S: Final = 0.1
 
 
@@ -74,11 +80,10 @@ class Worker:
                     "heartbeat.interval.ms": 1_500,
                     "max.poll.interval.ms": 300_000,
                     "fetch.wait.max.ms": 100,
-                    # Little is fetched ahead: behind a flood of one topic wait the records of all.
-                    "queued.min.messages": 16,
+                    "queued.min.messages": _FETCHED_AHEAD,
                     "queued.max.messages.kbytes": 4096,
-                    # And what was taken is fetched again at once: by default after 1 s.
-                    "fetch.queue.backoff.ms": 10,
+                    # What was taken is fetched again at once: by default after 1 s.
+                    "fetch.queue.backoff.ms": 1,
                 }
             )
         )
@@ -166,16 +171,25 @@ class Worker:
         # Where all rest, nothing is to be done for a record that comes: to wake for each costs more than to sort it.
         if rest_s := min((lane.rests_s(now_s) for lane in lanes), default=0.0):
             time.sleep(min(rest_s, longest_s))
-        message = self._consumer.poll(0 if rest_s or busy else min([longest_s, *lingering]))
+        wait_s = 0.0 if rest_s or busy else min([longest_s, *lingering])
+        for message in islice(self._here(wait_s), _CONSUME):
+            self._sort(message)
+
+    def _here(self, wait_s: float) -> Iterator[Message]:
+        """The messages that are here, after a wait for the first."""
         # One by one: what consume() returns at once may be partly of the assignment before the last, which it serves
         # in between. From behind a backlog, it would pass for what comes next.
-        for _ in range(_CONSUME):
-            if message is None:
-                return
-            self._sort(message)
+        count, message = 0, self._consumer.poll(wait_s)
+        while message is not None:
+            yield message
+            count += 1
             message = self._consumer.poll(0)
-        if message is not None:
-            self._sort(message)
+        if count >= _FETCHED_AHEAD:
+            # What came since they were fetched would wait for a whole round of transactions.
+            message = self._consumer.poll(_FETCH_S)
+            while message is not None:
+                yield message
+                message = self._consumer.poll(0)
 
     def _sort(self, message: Message) -> None:
         error = message.error()

@@ -16,7 +16,8 @@ from schemas.codec import Encoded
 
 log = logging.getLogger(__name__)
 
-_PUMP_S: Final = 0.001
+_PUMP_S: Final = 0.005
+"""Between two looks for delivery reports, for which only commits wait."""
 _FULL_S: Final = 0.005
 _LONGEST_WAIT_S: Final = 1.0
 """Between two tries of a record that the broker does not take for the moment: from `_FULL_S`, doubled each time."""
