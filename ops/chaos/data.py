@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import fcntl
 import random
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
+from confluent_kafka import OFFSET_END, Consumer, KafkaError, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
 
 COMMANDS: Final = "recovery.commands.v1"
+LETTERS: Final = "recovery.dead-letters.v1"
 OPTIONS: Final = "recovery.options.tool-failure.v1"
 _TIMEOUT_S: Final = 60.0
 
@@ -65,6 +67,30 @@ def repeat(bootstrap: str, topic: str, count: int, rng: random.Random) -> int:
         return len(messages) - len(producer)
     finally:
         consumer.close()
+
+
+class Letters:
+    """Follows the dead letters that come from now on."""
+
+    def __init__(self, bootstrap: str) -> None:
+        self._consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": "omium-chaos-letters"})
+
+    def __enter__(self) -> Letters:
+        partitions = self._consumer.list_topics(LETTERS, timeout=_TIMEOUT_S).topics[LETTERS].partitions
+        self._consumer.assign([TopicPartition(LETTERS, number, OFFSET_END) for number in partitions])
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._consumer.close()
+
+    def come(self, error: str, timeout_s: float) -> bool:
+        """Whether one that says `error` comes within `timeout_s`."""
+        until_s = time.monotonic() + timeout_s
+        while time.monotonic() < until_s:
+            message = self._consumer.poll(0.2)
+            if message is not None and message.error() is None and error.encode() in (message.value() or b""):
+                return True
+        return False
 
 
 @contextmanager

@@ -12,10 +12,12 @@ from typing import Final
 
 from ops.chaos import data, skewed
 from ops.chaos.agents import MUTE_S
+from ops.chaos.checker import REFUSED
 from ops.chaos.cluster import Cluster, Process
 
 SESSION_S: Final = 6.0
 """Of every group: whoever is silent for longer is voted out."""
+_REFUSES_S: Final = 20.0
 _WRITER: Final = ("staged", "produced", "offsets_sent", "committed", "polled", "fenced", "restored")
 FAILPOINTS: Final = {
     "recover": tuple(f"recover.{place}" for place in _WRITER),
@@ -195,10 +197,13 @@ def pause_broker(cluster: Cluster, rng: random.Random, arg: str) -> str:
 
 
 def oversized(cluster: Cluster, rng: random.Random, _: str) -> str:
-    """The broker takes only small commands for a while: what exceeds it is poison inside a transaction."""
-    with data.limited(cluster.broker.bootstrap, data.COMMANDS, max_bytes=1800):
+    """The broker takes only small commands until somebody is buried for it: what exceeds it is poison inside a
+    transaction. To find which input it was takes a takeover for each halving, so a fixed time would be too short."""
+    bootstrap = cluster.broker.bootstrap
+    with data.Letters(bootstrap) as letters, data.limited(bootstrap, data.COMMANDS, max_bytes=1800):
         time.sleep(rng.uniform(1, 2))
-    return data.COMMANDS
+        buried = letters.come(REFUSED, _REFUSES_S)
+    return f"{data.COMMANDS}, {'until one was buried' if buried else 'nobody was buried'}"
 
 
 # --- data
