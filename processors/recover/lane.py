@@ -6,7 +6,7 @@ import time
 from bisect import bisect_right
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable
-from itertools import islice
+from itertools import compress, islice
 from typing import Final
 
 from ops.runtime.pace import Pace
@@ -166,34 +166,29 @@ class Lane:
         return max(ahead / _MAX_AHEAD, size_bytes / self._read_ahead_bytes)
 
     def _ripen(self, now_s: float) -> None:
+        """Let those take turns that need not wait for options. What is said of an execution whose failure does waits
+        with it: options may not overtake their failure."""
+        young = bisect_right(self._read_s, now_s - LINGER_S)
+        held = self._unanswered(young)
         ripe: list[Raw] = []
-        for topic, count in self._ripe(now_s).items():
-            ripe += [self.read[topic].popleft() for _ in range(count)]
+        for topic, queue in self.read.items():
+            old = young if topic == FAILURES.name else 0
+            waits = [n >= old and raw.key in held for n, raw in enumerate(queue)]
+            ripe += [raw for raw, wait in zip(queue, waits, strict=True) if not wait]
+            self.read[topic] = deque(compress(queue, waits))
             if topic == FAILURES.name:
-                for _ in range(count):
-                    self._read_s.popleft()
+                self._read_s = deque(compress(self._read_s, waits))
         for raw in in_time(ripe):
             self._turns.put(raw.key or b"", self._flow(raw), raw, raw.at_ms)
-        self._young = {raw.key for queue in self.read.values() for raw in queue}
+        self._young = held
 
-    def _ripe(self, now_s: float) -> dict[str, int]:
-        """Topic to how many of its records may be taken now. What is said of an execution whose failure still waits
-        for its options waits with it: options may not overtake their failure."""
-        counts = {topic: len(queue) for topic, queue in self.read.items() if queue}
+    def _unanswered(self, young: int) -> set[bytes | None]:
+        """Keys of the failures from `young` on of which no options were read."""
         failures = self.read[FAILURES.name]
-        young = bisect_right(self._read_s, now_s - LINGER_S)
         if young == len(failures):
-            return counts
+            return set()
         answered = {raw.key for topic in _OPTION_TOPICS for raw in self.read[topic]}
-        while young < len(failures) and failures[young].key in answered:
-            young += 1
-        counts[FAILURES.name] = young
-        held = {raw.key for raw in islice(failures, young, None)}
-        for topic, count in counts.items():
-            if topic != FAILURES.name:
-                first_held = next((n for n, raw in enumerate(self.read[topic]) if raw.key in held), count)
-                counts[topic] = first_held
-        return {topic: count for topic, count in counts.items() if count}
+        return {raw.key for raw in islice(failures, young, None)} - answered
 
     def at_end(self, topic: str, offset: int) -> None:
         """The consumer found nothing more before `offset`, the end."""

@@ -56,6 +56,18 @@ def test_what_is_of_another_execution_waits_for_nobody() -> None:
     assert [raw.topic for raw in lane.batch(1.0)] == [OUTCOMES.name]
 
 
+def test_a_failure_that_waits_for_its_options_holds_up_no_other() -> None:
+    """In a storm there always is one in front, whose options come much later."""
+    lane = _lane()
+    unanswered, other, options = _raw(FAILURES.name, 0, "a"), _raw(FAILURES.name, 1, "b"), _raw(TOPICS[2], 0, "b")
+    for raw in (unanswered, other, options):
+        lane.append(raw, 0.0)
+    assert lane.batch(0.0) == [other, options]
+    assert lane.positions() == {FAILURES.name: 0, TOPICS[2]: 1}
+    assert lane.batch(LINGER_S) == [unanswered]
+    assert lane.positions() == {FAILURES.name: 2, TOPICS[2]: 1}
+
+
 def test_a_busy_partition_rests_between_batches_and_an_idle_one_does_not() -> None:
     lane, idle = _lane(), _lane()
     for n in range(40):
