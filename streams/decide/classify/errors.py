@@ -88,12 +88,23 @@ def torn(found: list[Finding]) -> bool:
     if _named_against_words(found[0], rival):
         return lead < CLEAR_LEAD + _BONUS[EvidenceSource.CLASS_NAME]
     if rival.level > found[0].level:
+        if _said_as_deep(found, rival):
+            return False
         known = bool(found[0].rule.passing) and agreeing(found, rival) > 1
         return not rival.rule.status and (lead < CLEAR_LEAD or known)
     if lead > 0 or rival.level < found[0].level:
         return False
     # A status says little more than who is to blame, 403 and 500 most of all: of equal evidence it is no second voice.
     return agreeing(found, rival, statuses=False) >= agreeing(found, found[0], statuses=False)
+
+
+def _said_as_deep(found: list[Finding], rival: Finding) -> bool:
+    """Whether what is wrapped says itself what the wrapper says, far more clearly than the opposite."""
+    verdict = found[0].rule.verdict
+    return any(
+        item.rule.verdict == verdict and item.level >= rival.level and item.weight >= rival.weight + CLEAR_LEAD
+        for item in found
+    )
 
 
 def _named_against_words(named: Finding, said: Finding) -> bool:

@@ -24,6 +24,7 @@ SAMPLES = (
     "errors_unseen",
     "errors_field",
     "errors_wild",
+    "errors_local",
 )
 MIN_ANSWERED = 0.98
 MIN_RIGHT_OF_ANSWERED = 0.98
