@@ -101,6 +101,31 @@ def test_every_collected_row_says_where_it_was_seen() -> None:
         # Who wrote the bytes.
         ("Invalid JSON-RPC response: neither result nor error", "tool_failure/bad_response"),
         ("The LLM returned an empty response", "tool_failure/bad_response"),
+        # The same number is another errno of a resolver.
+        (
+            "npm error errno -2\nnpm error ENOENT: no such file or directory, open 'package.json'",
+            "tool_failure/not_found",
+        ),
+        ("[Errno -2] Name or service not known", "tool_failure/network_error"),
+        # A stack says less than what it ends with.
+        (
+            "Traceback (most recent call last):\nhttpx.ConnectError: [Errno 111] Connection refused",
+            "tool_failure/network_error",
+        ),
+        ("Traceback (most recent call last):\nHTTPError: 503 Server Error", "tool_failure/service_unavailable"),
+        # A file that cannot be opened, and why.
+        ("could not open file: Permission denied", "tool_failure/auth_error"),
+        ("could not open file: Too many open files", "tool_failure/service_unavailable"),
+        # A variable that is not set, and one of credentials.
+        ("DATABASE_URL environment variable is not set", "logical_error/missing_context"),
+        ("OPENAI_API_KEY environment variable is not set", "tool_failure/auth_error"),
+        # Try again later, in other languages, and what outranks it.
+        ("系统异常, 请稍后重试", "tool_failure/service_unavailable"),
+        ("请求过于频繁, 请稍后再试", "tool_failure/rate_limit"),
+        ("余额不足, 请充值后稍后再试", "tool_failure/quota_exhausted"),
+        ("登录超时, 请重新登录", "tool_failure/auth_error"),
+        ("Bitte versuchen Sie es später erneut", "tool_failure/service_unavailable"),
+        ("Слишком много запросов, попробуйте позже", "tool_failure/rate_limit"),
         # The last part of a code is the specific one.
         ("<400> InternalError.Algo.InvalidParameter: no such thing", "tool_failure/invalid_request"),
     ],

@@ -158,3 +158,10 @@ def test_what_no_wait_fills_in_or_frees_lasts(message: str, lasts: bool) -> None
 )
 def test_a_wrapper_that_sounds_passing_hides_no_refusal(wrapper: str, class_name: str | None, clause: str) -> None:
     assert classify(error(wrapper.format(clause), class_name)).subtype not in TRANSIENT
+
+
+def test_what_a_wrapper_says_and_the_wrapped_says_as_well_is_not_torn_by_its_status() -> None:
+    """Google gives 403 and PERMISSION_DENIED to a rate limit, and runtimes repeat the answer as their exception."""
+    body = '{"error": {"code": 403, "status": "PERMISSION_DENIED", "errors": [{"reason": "userRateLimitExceeded"}]}}'
+    given = tool(403, body).model_copy(update={"error": error(body, code="userRateLimitExceeded").error})
+    assert classify(given).subtype == "rate_limit"
