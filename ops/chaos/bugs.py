@@ -130,7 +130,7 @@ _APPLIED: Final = (
     ),
     _bug(
         "producer and state are kept after an abort", _RECOVER,
-        Judge("pause_broker:14", LOST),
+        Tests("tests/processors/recover/test_recover_broker.py -k fenced_takes_over_anew"),
         ("        lane.writer.discard()\n        lane.forget_read()\n        self.live.pop(number, None)\n"
          "        self._pause(number)\n", "        lane.forget_read()\n"),
     ),
@@ -141,12 +141,12 @@ _APPLIED: Final = (
     ),
     _bug(
         "a restore ends early", _RECOVER,
-        Judge("kill_worker:recover-1,kill_worker:recover-2", LOST),
-        ("while self._read < end and", "while self._read < end // 2 and"),
+        Tests("tests/processors/recover/test_recover_takeover.py -k what_was_read_ahead"),
+        ("        self._read_to(self._stable_end(admin, stopped), stopped)\n", ""),
     ),
     _bug(
         "a restore reads what was aborted", _RECOVER,
-        Judge(",".join(["failpoint:recover.offsets_sent@5"] * 4), LOST),
+        Tests("tests/processors/recover/test_recover_broker.py -k kill_9_at_every_boundary"),
         (_RESTORING.format("read_committed", _20, _20), _RESTORING.format("read_uncommitted", _20, _20)),
     ),
     _bug(
