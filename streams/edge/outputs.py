@@ -17,7 +17,8 @@ from schemas.codec import Encoded
 log = logging.getLogger(__name__)
 
 _PUMP_S: Final = 0.005
-"""Between two looks for delivery reports, for which only commits wait."""
+_AWAITED_S: Final = 0.001
+"""Between two looks for delivery reports: while only commits wait for them, and while somebody does."""
 _FULL_S: Final = 0.005
 _LONGEST_WAIT_S: Final = 1.0
 """Between two tries of a record that the broker does not take for the moment: from `_FULL_S`, doubled each time."""
@@ -80,6 +81,7 @@ class Outputs:
         self._timer: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
         self._quiet_until = 0.0
+        self._awaited = 0
         self.in_flight = 0
 
     def send(
@@ -110,7 +112,7 @@ class Outputs:
         except KafkaException as error:
             self._loop.call_soon(self._failed, sent, error.args[0])
         if self._timer is None:
-            self._timer = self._loop.call_later(_PUMP_S, self._pump)
+            self._timer = self._loop.call_later(_AWAITED_S if self._awaited else _PUMP_S, self._pump)
 
     async def deliver(
         self, record: Encoded, *, partition: int = -1, wanted: Wanted | None = None, required: bool = False
@@ -131,8 +133,12 @@ class Outputs:
             else:
                 done.set_exception(GivenUp())
 
-        self.send(record, report, partition=partition, wanted=wanted, required=required)
-        await done
+        self._awaited += 1
+        try:
+            self.send(record, report, partition=partition, wanted=wanted, required=required)
+            await done
+        finally:
+            self._awaited -= 1
 
     async def room(self) -> None:
         """Wait until not too much is in flight."""
@@ -146,7 +152,7 @@ class Outputs:
             if self._loop.time() > until:
                 return False
             self._poll()
-            await asyncio.sleep(_PUMP_S)
+            await asyncio.sleep(_AWAITED_S)
         return True
 
     def close(self) -> None:
@@ -164,7 +170,7 @@ class Outputs:
         self._timer = None
         self._poll()
         if self.in_flight and self._timer is None:
-            self._timer = self._loop.call_later(_PUMP_S, self._pump)
+            self._timer = self._loop.call_later(_AWAITED_S if self._awaited else _PUMP_S, self._pump)
 
     def _again(self, sent: _Sent) -> None:
         self.in_flight -= 1
