@@ -177,19 +177,16 @@ class Worker:
 
     def _here(self, wait_s: float) -> Iterator[Message]:
         """The messages that are here, after a wait for the first."""
-        # One by one: what consume() returns at once may be partly of the assignment before the last, which it serves
-        # in between. From behind a backlog, it would pass for what comes next.
-        count, message = 0, self._consumer.poll(wait_s)
-        while message is not None:
-            yield message
-            count += 1
-            message = self._consumer.poll(0)
-        if count >= _FETCHED_AHEAD:
-            # What came since they were fetched would wait for a whole round of transactions.
-            message = self._consumer.poll(_FETCH_S)
-            while message is not None:
+        # So many that the client had stopped fetching: what came since would wait for a whole round of transactions.
+        for longest_s in (wait_s, _FETCH_S):
+            count = 0
+            # One by one: what consume() returns at once may be partly of the assignment before the last, which it
+            # serves in between. From behind a backlog, it would pass for what comes next.
+            while (message := self._consumer.poll(0 if count else longest_s)) is not None:
                 yield message
-                message = self._consumer.poll(0)
+                count += 1
+            if count < _FETCHED_AHEAD:
+                return
 
     def _sort(self, message: Message) -> None:
         error = message.error()
