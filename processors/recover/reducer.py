@@ -267,19 +267,20 @@ def _on_options(turn: Turn, event: OptionsRead) -> None:
             early = Early(options=record, until_ms=turn.now + round(policy.options_wait_s * 1000))
             turn.state = replace(turn.state, early=(*turn.state.early, early)[-MAX_EARLY:])
         return
-    waiting = recovery.branches if recovery and recovery.command is None else ()
-    place = next((n for n, b in enumerate(waiting) if (b.partition, b.offset) == origin and b.options is None), None)
+    # Also while a command is out that did not wait for them: the next rung weighs them.
+    branches = recovery.branches if recovery else ()
+    place = next((n for n, b in enumerate(branches) if (b.partition, b.offset) == origin and b.options is None), None)
     if recovery is None or place is None:
         turn.dispose("options", record.failure_id, DispositionKind.STALE, event.place, "no failure waits for them")
         return
-    branch = replace(waiting[place], options=record)
+    branch = replace(branches[place], options=record)
     report_failure(turn, branch)
     policy = turn.policies.of(record.tenant_id, branch.agent_id, branch.tool)
     turn.state = replace(
         turn.state,
         recovery=replace(
             recovery,
-            branches=(*waiting[:place], branch, *waiting[place + 1 :]),
+            branches=(*branches[:place], branch, *branches[place + 1 :]),
             merge_until_ms=recovery.merge_until_ms or turn.now + round(policy.merge_wait_s * 1000),
         ),
     )

@@ -33,6 +33,17 @@ def test_a_branch_whose_options_do_not_come_is_not_waited_for_long() -> None:
     assert len(world.commands) == 1
 
 
+def test_options_that_come_while_a_command_is_out_count_for_the_next_rung() -> None:
+    world = World()
+    one, two = world.fail("f1"), world.fail("f2")
+    world.offer(one, BACKOFF, FALLBACK)
+    world.tick(1000)
+    world.offer(two, option(Strategy.CONSTRAINT_INJECTION))
+    assert len(world.commands) == 1
+    world.tick(10**6)
+    assert [m.kind for m in world.commands[1].modifications] == ["use_fallback", "append_prompt"]
+
+
 def test_a_branch_that_fails_just_after_the_command_is_answered_by_it() -> None:
     world = commanded()
     world.now += 500
