@@ -176,13 +176,14 @@ def _without_control_flow(turn: Turn, recovery: Recovery) -> Recovery:
     interrupts = [verdict for verdict in verdicts if verdict and verdict.category is Category.NONE]
     if not interrupts:
         return recovery
-    left = []
+    left, newest = [], recovery.left_out_offset
     for branch, verdict in zip(recovery.branches, verdicts, strict=True):
         if verdict and verdict.category is Category.NONE:
             turn.dispose_branch(branch, DispositionKind.IGNORED, verdict.subtype[:256])
+            newest = max(newest, branch.offset)
         else:
             left.append(branch)
-    recovery = replace(recovery, branches=tuple(left))
+    recovery = replace(recovery, branches=tuple(left), left_out_offset=newest)
     if not left and not recovery.subtype:
         recovery = replace(recovery, category=Category.NONE, subtype=interrupts[0].subtype[:256])
     turn.state = replace(turn.state, recovery=recovery)
@@ -231,7 +232,7 @@ def _command(turn: Turn, plan: _Plan, checkpoint: Checkpoint, answer: OperatorAc
         recovery_id=recovery.recovery_id,
         failure_id=branch.failure_id,
         attempt=attempt,
-        fence=Fence(offset=max(b.offset for b in recovery.branches), attempt=attempt),
+        fence=Fence(offset=max(recovery.left_out_offset, *(b.offset for b in recovery.branches)), attempt=attempt),
         tenant_id=turn.state.tenant_id,
         execution_id=turn.state.execution_id,
         agent_id=branch.agent_id,

@@ -142,6 +142,8 @@ class Recovery:
     """While pending: when the wait ends."""
     considered: tuple[Candidate, ...] = ()
     hold: Hold | None = None
+    left_out_offset: int = 0
+    """Of the newest branch that turned out to be no failure: a fence that has risen to it must not fall."""
     permits: tuple[tuple[str, int], ...] = ()
     """(dependency, when it expires) of the permits that the pending attempt has."""
 

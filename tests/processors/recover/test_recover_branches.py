@@ -44,6 +44,16 @@ def test_options_that_come_while_a_command_is_out_count_for_the_next_rung() -> N
     assert [m.kind for m in world.commands[1].modifications] == ["use_fallback", "append_prompt"]
 
 
+def test_a_branch_that_was_no_failure_after_all_does_not_lower_the_fence() -> None:
+    world = World()
+    one, two = world.fail("f1"), world.fail("f2")
+    world.offer(one, BACKOFF, FALLBACK)
+    world.tick(1000)
+    world.offer(two, category="none", subtype="control_flow")
+    world.tick(10**6)
+    assert [(c.fence.offset, c.fence.attempt) for c in world.commands] == [(two, 1), (two, 2)]
+
+
 def test_a_branch_that_fails_just_after_the_command_is_answered_by_it() -> None:
     world = commanded()
     world.now += 500
