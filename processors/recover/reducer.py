@@ -43,6 +43,7 @@ from schemas.records import (
     FailureEvent,
     FailureOrigin,
     OutcomeStatus,
+    RecoveryOptions,
     ResultReason,
     ResultStatus,
     SettledStatus,
@@ -261,18 +262,12 @@ def _on_options(turn: Turn, event: OptionsRead) -> None:
     recovery = turn.state.recovery
     origin = (record.origin.partition, record.origin.offset)
     if event.early:
-        known = any((e.options.origin.partition, e.options.origin.offset) == origin for e in turn.state.early)
-        if not known:
-            policy = turn.policies.of(record.tenant_id, None, None)
-            early = Early(options=record, until_ms=turn.now + round(policy.options_wait_s * 1000))
-            turn.state = replace(turn.state, early=(*turn.state.early, early)[-MAX_EARLY:])
-        return
+        return _keep_early(turn, event, record)
     # Also while a command is out that did not wait for them: the next rung weighs them.
     branches = recovery.branches if recovery else ()
     place = next((n for n, b in enumerate(branches) if (b.partition, b.offset) == origin and b.options is None), None)
     if recovery is None or place is None:
-        turn.dispose("options", record.failure_id, DispositionKind.STALE, event.place, "no failure waits for them")
-        return
+        return _stale(turn, event, "no failure waits for them")
     branch = replace(branches[place], options=record)
     report_failure(turn, branch)
     policy = turn.policies.of(record.tenant_id, branch.agent_id, branch.tool)
@@ -284,7 +279,24 @@ def _on_options(turn: Turn, event: OptionsRead) -> None:
             merge_until_ms=recovery.merge_until_ms or turn.now + round(policy.merge_wait_s * 1000),
         ),
     )
-    advance(turn)
+    return advance(turn)
+
+
+def _keep_early(turn: Turn, event: OptionsRead, record: RecoveryOptions) -> None:
+    """Keep options until their failure is read; of too many the first, whose failures are read first."""
+    early = turn.state.early
+    if any(e.options.origin == record.origin for e in early):
+        return None
+    if len(early) == MAX_EARLY:
+        return _stale(turn, event, "too many wait for their failures")
+    policy = turn.policies.of(record.tenant_id, None, None)
+    kept = Early(options=record, until_ms=turn.now + round(policy.options_wait_s * 1000))
+    turn.state = replace(turn.state, early=(*early, kept))
+    return None
+
+
+def _stale(turn: Turn, event: OptionsRead, why: str) -> None:
+    turn.dispose("options", event.record.failure_id, DispositionKind.STALE, event.place, why)
 
 
 def _on_checkpoint(turn: Turn, record: CheckpointSaved) -> None:

@@ -145,6 +145,8 @@ class World:
     """Topic to (append time, record)."""
     at: dict[str, int] = field(default_factory=dict)
     """Topic to the next offset to be read."""
+    overtook: set[int] = field(default_factory=set)
+    """Offsets of failures whose options were read before them."""
 
     # --- the topics
 
@@ -173,7 +175,10 @@ class World:
             case RecoveryOptions():
                 name = OPTIONS[record.classification.category].name
                 place = Place(topic=name, partition=0, offset=offset, at_ms=at_ms)
-                return OptionsRead(record, place, record.origin.offset >= self.at.get(FAILURES.name, 0))
+                early = record.origin.offset >= self.at.get(FAILURES.name, 0)
+                if early:
+                    self.overtook.add(record.origin.offset)
+                return OptionsRead(record, place, early)
             case CheckpointSaved():
                 return CheckpointRead(record, place)
             case OperatorAction():

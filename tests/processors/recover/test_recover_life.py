@@ -8,7 +8,7 @@ from recover_world import PARAMETERS, START_MS, TENANT, World, again, failure, o
 
 from processors.recover import ids
 from processors.recover.policy import Policies
-from processors.recover.state import MEMORY_MS
+from processors.recover.state import MAX_EARLY, MEMORY_MS
 from schemas.modifications import PARAMETERS as KINDS
 from schemas.records import (
     Agent,
@@ -68,6 +68,17 @@ def test_options_that_overtake_their_failure_are_kept_for_it() -> None:
     world.restart()
     world.fail()
     assert len(world.commands) == 1
+
+
+def test_of_many_options_that_overtake_their_failures_the_first_are_kept() -> None:
+    world = World()
+    for offset in range(MAX_EARLY + 1):
+        world.append(options(f"f{offset}", offset, BACKOFF))
+    while "options" in world.unread():
+        world.read("options")
+    world.fail("f0")
+    assert len(world.commands) == 1
+    assert kinds(world, "options") == ["stale"]
 
 
 @pytest.mark.parametrize("offset", [0, 7])
