@@ -23,11 +23,15 @@ cores are never idle then, and who comes waits for one."""
 PATIENCE_S: Final = 30.0
 """A flood that has not shrunk for so long gets twice as much: what comes no faster than it could be served would else
 wait for ever."""
+SERVABLE_PER_S: Final = 500.0
+"""One that comes faster than this gets no more for it: it would cost the others, and not be served all the same."""
 CALM_S: Final = 5.0
 """After so long without others floods get all."""
 MAX_FLOWS: Final = 64
 """Of a tenant: what else it names shares one."""
-_BURST_S: Final = 0.2
+_BURST_S: Final = 0.4
+_CLUMP_S: Final = 0.2
+"""Floods get nothing, then so much at once: one by one each would be a transaction, which costs as much as ten."""
 
 
 @dataclass(slots=True, eq=False)
@@ -87,9 +91,9 @@ class Turns(Generic[T]):
         """When a flood was last overtaken."""
         self._calm_had_it = False
         """The last turn."""
-        self._tokens, self._refilled_s = 0.0, 0.0
-        self._rate_per_s, self._looked_s, self._then = FLOOD_PER_S, float("-inf"), 0
-        """What floods get, and how many records of them waited when that was looked at last."""
+        self._tokens, self._refilled_s, self._open = 0.0, 0.0, False
+        self._rate_per_s, self._looked_s, self._then, self._served = FLOOD_PER_S, float("-inf"), 0, 0
+        """What floods get; how many records of them waited when that was looked at last, and were taken since."""
 
     def __len__(self) -> int:
         return self._count
@@ -149,6 +153,7 @@ class Turns(Generic[T]):
         if not self._floods or self._allowance(now_s) < 1:
             return None
         self._tokens = max(0.0, self._tokens - 1)
+        self._served += 1
         return self._first(self._floods.pop(), self._floods)
 
     def _first(self, flow: _Flow[T], rota: _Rota[T]) -> T:
@@ -173,16 +178,25 @@ class Turns(Generic[T]):
         if not self._flows_of[tenant]:
             del self._flows_of[tenant]
         if not self._flooding:
-            self._rate_per_s, self._looked_s, self._then = FLOOD_PER_S, float("-inf"), 0
+            self._rate_per_s, self._looked_s, self._then, self._served = FLOOD_PER_S, float("-inf"), 0, 0
 
     def _allowance(self, now_s: float) -> int:
         """How many of floods may be taken now."""
         if self.crowded or now_s - self._calm_s >= CALM_S:
             return self._flooding
         if now_s - self._looked_s >= PATIENCE_S:
-            self._rate_per_s *= 2 if 0 < self._then <= self._flooding else 1
-            self._looked_s, self._then = now_s, self._flooding
+            self._look(now_s)
         earned = (now_s - self._refilled_s) * self._rate_per_s
         self._tokens = min(_BURST_S * self._rate_per_s, self._tokens + earned)
         self._refilled_s = now_s
-        return int(self._tokens)
+        self._open = self._tokens >= (1 if self._open else _CLUMP_S * self._rate_per_s)
+        return int(self._tokens) if self._open else 0
+
+    def _look(self, now_s: float) -> None:
+        """Whether floods, which have not shrunk, can be served if they get more."""
+        came_per_s = (self._flooding - self._then + self._served) / (now_s - self._looked_s)
+        if came_per_s > SERVABLE_PER_S:
+            self._rate_per_s = FLOOD_PER_S
+        elif 0 < self._then <= self._flooding:
+            self._rate_per_s *= 2
+        self._looked_s, self._then, self._served = now_s, self._flooding, 0

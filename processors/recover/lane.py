@@ -22,8 +22,10 @@ one state, not two, one behind the other. Streams sends them a few milliseconds 
 it is away, this is all that waiting costs."""
 REST_S: Final = 0.025
 """A busy partition begins no transaction sooner after the last: each costs the broker as much as ten failures."""
+_FLOOD_REST_S: Final = 0.005
+"""One that is only flooded is looked at so often: its records come all the time."""
 _BUSY_PER_S: Final = 150
-"""Records read: four partitions that share a hundred failures a second have fifty."""
+"""Records taken, without those of floods: four partitions that share a hundred failures a second have fifty."""
 _RANK: Final = {name: rank for rank, name in enumerate(BY_NAME)}
 """Records of one millisecond: the failure before its options."""
 _OPTION_TOPICS: Final = tuple(topic.name for topic in OPTION_TOPICS)
@@ -108,15 +110,15 @@ class Lane:
         self._young.add(raw.key)
         if raw.topic == FAILURES.name:
             self._read_s.append(now_s)
-        self._pace.count(1, now_s)
 
     def rests_s(self, now_s: float) -> float:
         """How long no batch is to be taken yet, so that the next one is worth its transaction."""
-        if self._pace.per_s < _BUSY_PER_S:
+        rest_s = REST_S if self._pace.per_s >= _BUSY_PER_S else _FLOOD_REST_S if self._turns.flooding else 0.0
+        if not rest_s:
             return 0.0
         if sum(map(len, self.read.values())) + self._turns.ready(now_s) >= self.writer.limit:
             return 0.0
-        return max(0.0, self._batched_s + REST_S - now_s)
+        return max(0.0, self._batched_s + rest_s - now_s)
 
     def lingers_s(self, now_s: float) -> float | None:
         """How long the oldest failure still waits for its options; None: none does."""
@@ -128,10 +130,12 @@ class Lane:
             return []
         self._ripen(now_s)
         self._turns.crowded = self._kept() > _CROWDED
+        flooding = self._turns.flooding
         taken: list[Raw] = []
         while len(taken) < self.writer.limit and (raw := self._turns.take(now_s)) is not None:
             self._progress[raw.topic].done(raw.offset)
             taken.append(raw)
+        self._pace.count(len(taken) - (flooding - self._turns.flooding), now_s)
         # What floods a partition comes so often that to look at it each time would cost more than all the others.
         if taken or self._turns.flooding:
             self._batched_s = now_s

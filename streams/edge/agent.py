@@ -44,7 +44,7 @@ _BURST_S: Final = 0.002
 """After so much work its outputs are sent, and the event loop gets a turn. One by one each would be a request of its
 own, which costs broker and client more than the work; waiting longer costs the first of them latency."""
 _CROWDED: Final = 0.9
-_HELD_S: Final = 0.005
+_HELD_S: Final = 0.002
 """Between two looks while only floods wait, and may have no more for now."""
 
 

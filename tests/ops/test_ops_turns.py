@@ -7,7 +7,7 @@ from collections import defaultdict
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ops.runtime.turns import CALM_S, FLOOD, FLOOD_PER_S, Turns
+from ops.runtime.turns import CALM_S, FLOOD, FLOOD_PER_S, SERVABLE_PER_S, Turns
 
 keys = st.tuples(st.sampled_from([b"t", b"u"]), st.sampled_from([b"a", b"b", b"c"]), st.sampled_from([b"", b"x", b"y"]))
 
@@ -73,6 +73,18 @@ def test_a_flood_gets_its_part_while_others_come_and_all_when_they_do_not() -> N
     assert all(turns.take(now_s + CALM_S) == "a/x" for _ in range(1000))
 
 
+def test_a_flood_gets_its_part_in_clumps() -> None:
+    """One by one each would be a transaction of its own."""
+    turns: Turns[str] = Turns()
+    put(turns, "a", "x", 10 * FLOOD)
+    clumps = []
+    for tick in range(1000):
+        put(turns, "b", "x", 1)
+        taken = [turns.take(tick / 1000) for _ in range(30)]
+        clumps.append(taken.count("a/x"))
+    assert 3 <= sum(map(bool, clumps)) <= 6
+
+
 def test_a_flood_is_one_until_none_of_it_waits() -> None:
     turns: Turns[str] = Turns()
     put(turns, "a", "x", FLOOD + 1)
@@ -103,6 +115,19 @@ def test_a_flood_that_does_not_shrink_gets_more() -> None:
         if not turns.flooding:
             break
     assert not turns.flooding
+
+
+def test_a_flood_that_nobody_could_serve_gets_no_more_for_that() -> None:
+    """It would cost the others, and not shrink all the same."""
+    turns: Turns[str] = Turns()
+    put(turns, "a", "x", FLOOD + 1)
+    seconds, floods = 120, 0
+    for tick in range(seconds * 10):
+        put(turns, "a", "x", round(SERVABLE_PER_S / 5))
+        put(turns, "b", "x", 1)
+        while (taken := turns.take(tick / 10)) is not None:
+            floods += taken == "a/x"
+    assert floods <= (seconds + 1) * FLOOD_PER_S
 
 
 def test_one_tenant_has_so_many_flows_and_no_more() -> None:
