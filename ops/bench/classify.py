@@ -1,14 +1,15 @@
 """Scores the classifier on real errors, and measures what it costs.
 
 `python -m ops.bench.classify FILE`: FILE holds JSON lines with source_system, exception_class, http_status, code,
-message, expected_category and expected_subtype, where needed also event (the rest of the FailureEvent, as JSON) and
-expected_transient. Nothing of the expected columns reaches the classifier. A row becomes a FailureEvent as a runtime
-would report it: the exception with its class, status, code and message; origin and protocol, where event does not say
-them, only from what a runtime knows, which library raised.
+message, expected_category and expected_subtype, where needed event (the rest of the FailureEvent, as JSON),
+expected_transient and also. Nothing of the expected columns reaches the classifier. A row becomes a FailureEvent as a
+runtime would report it: the exception with its class, status, code and message; origin and protocol, where event does
+not say them, only from what a runtime knows, which library raised.
 
 - answered: share of verdicts that are no abstention (`tool_failure/unknown`, unclassified); an expected `unknown`
 that is met
   is an answer, and right.
+- defensible_of_answered: the same, with a row's other subtypes (`also`: a list) counted as right.
 - transient_called_permanent, permanent_called_transient: harm. Transient is what waiting or repeating may cure:
 rate_limit,
   timeout (of a tool or a run), service_unavailable, network_error; a row's expected_transient decides for its own call.
@@ -119,6 +120,8 @@ class Row:
     subtype: str
     transient: bool | None = None
     """Whether the same call may succeed after a wait; None: as its subtype says."""
+    also: frozenset[str] = frozenset()
+    """Other subtypes that whoever labelled it holds defensible."""
 
     @property
     def expected(self) -> str:
@@ -135,7 +138,7 @@ def read(path: Path, half: str | None = None) -> list[Row]:
         category, subtype = given.pop("expected_category"), given.pop("expected_subtype")
         transient = given.pop("expected_transient", None)
         given.pop("source", None)
-        rows.append(Row(given, category, subtype, transient))
+        rows.append(Row(given, category, subtype, transient, frozenset(given.pop("also", ()))))
     return rows
 
 
@@ -193,6 +196,7 @@ class Score:
     rows: int = 0
     answers: int = 0
     right: int = 0
+    defensible: int = 0
 
     def add(self, row: Row, verdict: Classification) -> None:
         right = (verdict.category.value, verdict.subtype) == (row.category, row.subtype)
@@ -200,6 +204,7 @@ class Score:
         if answered(verdict) or right:
             self.answers += 1
             self.right += right
+            self.defensible += right or verdict.subtype in row.also
             self.by_confidence[verdict.confidence].append(right)
         if not right:
             self.wrong.append((row, verdict))
@@ -214,6 +219,7 @@ class Score:
             "rows": self.rows,
             "answered": round(self.answers / self.rows, 4) if self.rows else 0.0,
             "right_of_answered": round(self.right / self.answers, 4) if self.answers else 0.0,
+            "defensible_of_answered": round(self.defensible / self.answers, 4) if self.answers else 0.0,
             "transient_called_permanent": self.harms["transient_called_permanent"],
             "permanent_called_transient": self.harms["permanent_called_transient"],
         }

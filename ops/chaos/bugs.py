@@ -83,8 +83,8 @@ _DECIDED: Final = (
     ),
     _bug(
         "a fence that does not rise with the attempt", _RECOVER, Simulation(),
-        ("max(b.offset for b in recovery.branches), attempt=attempt)",
-         "max(b.offset for b in recovery.branches), attempt=1)"),
+        ("*(b.offset for b in recovery.branches)), attempt=attempt)",
+         "*(b.offset for b in recovery.branches)), attempt=1)"),
     ),
     _bug(
         "an unclamped delay", _RECOVER, Simulation(),

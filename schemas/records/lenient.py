@@ -25,6 +25,12 @@ _WHOLE: Final = {
 _AMOUNTS: Final = {"metrics": ("duration_s", "timeout_s"), "execution": ("timeout_s",)}
 _SAID_AS_TEXT: Final = {"error": "message", "agent": "id", "checkpoint": "id"}
 """Records of which runtimes give only the field that matters."""
+_ORIGINS: Final = {
+    **dict.fromkeys(("agent", "framework", "sdk", "library", "orchestrator"), "runtime"),
+    **dict.fromkeys(("llm", "provider"), "model"),
+    **dict.fromkeys(("service", "api", "mcp"), "tool"),
+}
+"""Whom frameworks name besides."""
 _MAX_NESTED: Final = 16
 _RETRY_AFTER: Final = ("retry_after", "retryAfter", "retry-after")
 
@@ -41,11 +47,22 @@ def coerced(document: Mapping[str, Any]) -> dict[str, Any]:
         for name, fields in table.items():
             if isinstance(part := result.get(name), dict):
                 result[name] = _with(form, part, fields)
+    if isinstance(origin := result.get("origin"), str):
+        result["origin"] = _ORIGINS.get(origin.lower(), origin)
     if isinstance(error := result.get("error"), dict):
-        causes = error["cause_chain"] if "cause_chain" in error else _nested(error.get("cause"))
-        if causes is not None:
-            result["error"] = {**error, "cause_chain": _causes(causes)}
+        result["error"] = _error(error, result.pop("exit_code", None))
     return result
+
+
+def _error(error: dict[str, Any], exit_code: Any) -> dict[str, Any]:
+    causes = next((error[name] for name in ("cause_chain", "causes") if name in error), None)
+    if causes is None:
+        causes = _nested(error.get("cause"))
+    if causes is not None:
+        error = {**error, "cause_chain": _causes(causes)}
+    if exit_code is not None and "exit_code" not in error:
+        error = _with(whole, {**error, "exit_code": exit_code}, ("exit_code",))
+    return error
 
 
 def _with(form: Callable[[Any], Any], part: dict[str, Any], fields: tuple[str, ...]) -> dict[str, Any]:
