@@ -23,8 +23,9 @@ cores are never idle then, and who comes waits for one."""
 PATIENCE_S: Final = 30.0
 """A flood that has not shrunk for so long gets twice as much: what comes no faster than it could be served would else
 wait for ever."""
-SERVABLE_PER_S: Final = 500.0
-"""One that comes faster than this gets no more for it: it would cost the others, and not be served all the same."""
+SERVABLE_PER_S: Final = 1000.0
+"""One that comes faster than this gets no more for it: it would cost the others, and not be served all the same. Twice
+what a worker on two cores can do of one partition."""
 CALM_S: Final = 5.0
 """After so long without others floods get all."""
 MAX_FLOWS: Final = 64

@@ -6,6 +6,7 @@ import logging
 import math
 import threading
 import time
+import warnings
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
@@ -156,11 +157,14 @@ class Assignment:
     def _members(self) -> float:
         """Of the group before we join, the dead included."""
         try:
-            group = self._admin.describe_consumer_groups([self._group], request_timeout=_DESCRIBE_S)[self._group]
-            return len(group.result(2 * _DESCRIBE_S).members)
-        except (KafkaException, TimeoutError) as error:
+            # Not by describe_consumer_groups: where the coordinator goes away meanwhile, librdkafka ends the process
+            # (an assertion in all that it asks a coordinator for the admin client; its issue 4605).
+            with warnings.catch_warnings(action="ignore", category=DeprecationWarning):
+                groups = self._admin.list_groups(self._group, timeout=_DESCRIBE_S)
+        except KafkaException as error:
             log.info("members of %s: %s", self._group, error)
             return math.inf
+        return sum(len(group.members) for group in groups if group.id == self._group)
 
     # --- rebalances; inside poll, when no transaction is open
 

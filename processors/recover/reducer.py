@@ -18,6 +18,7 @@ from processors.recover.events import (
     OptionsRead,
     OutcomeRead,
     PermitRead,
+    Place,
     Wire,
 )
 from processors.recover.gate import on_permit, report_failure
@@ -113,6 +114,7 @@ def _on_failure(turn: Turn, event: FailureRead) -> None:
     def said(kind: DispositionKind, reason: str = "", recovery_id: str | None = None, attempt: int = 0) -> None:
         turn.dispose("failure", failure_id, kind, place, reason, recovery_id, attempt)
 
+    options = _take_early(turn, place)
     others = tuple(seen for seen in turn.state.seen if seen[0] != seen_as)
     if len(others) == len(turn.state.seen) and place.at_ms <= turn.now - MEMORY_MS:
         return said(DispositionKind.EXPIRED, "older than the memory of duplicates")
@@ -121,10 +123,7 @@ def _on_failure(turn: Turn, event: FailureRead) -> None:
     turn.state = replace(turn.state, seen=(*others, (seen_as, max(place.at_ms, _last_seen(turn))))[-MAX_SEEN:])
     if repeated:
         return said(DispositionKind.DUPLICATE)
-    branch, policy = _branch(turn, event, failure_id)
-    if branch.options:
-        turn.state = replace(turn.state, early=tuple(e for e in turn.state.early if e.options is not branch.options))
-
+    branch, policy = _branch(turn, event, failure_id, options)
     claimed = record.resumed_by
     ended = next((c for c in turn.state.closed if claimed and c.recovery_id == claimed.recovery_id), None)
     recovery = turn.state.recovery
@@ -148,10 +147,18 @@ def _last_seen(turn: Turn) -> int:
     return turn.state.seen[-1][1] if turn.state.seen else 0
 
 
-def _branch(turn: Turn, event: FailureRead, failure_id: str) -> tuple[Branch, Policy]:
+def _take_early(turn: Turn, place: Place) -> RecoveryOptions | None:
+    """The options that overtook the failure at `place`; of those before it nobody asks any more."""
+    if not turn.state.early:
+        return None
+    here = [e for e in turn.state.early if e.options.origin.partition == place.partition]
+    passed = [e for e in here if e.options.origin.offset <= place.offset]
+    turn.state = replace(turn.state, early=tuple(e for e in turn.state.early if e not in passed))
+    return next((e.options for e in passed if e.options.origin.offset == place.offset), None)
+
+
+def _branch(turn: Turn, event: FailureRead, failure_id: str, options: RecoveryOptions | None) -> tuple[Branch, Policy]:
     record, place, tool = event.record, event.place, event.record.tool_response
-    origin = (place.partition, place.offset)
-    early = next((e for e in turn.state.early if (e.options.origin.partition, e.options.origin.offset) == origin), None)
     wire_format = event.wire_format if record.reply_format == "same" else _wire(record)
     execution, budget = record.execution, record.budget
     branch = Branch(
@@ -173,7 +180,7 @@ def _branch(turn: Turn, event: FailureRead, failure_id: str) -> tuple[Branch, Po
         unsafe=record.side_effects_since_checkpoint is SideEffects.UNSAFE,
         max_cost_microusd=budget.max_cost_microusd if budget else None,
         deadline_ms=epoch_ms(budget.deadline) if budget and budget.deadline else None,
-        options=early.options if early else None,
+        options=options,
     )
     return branch, turn.policies.of(record.tenant_id, branch.agent_id, branch.tool)
 
@@ -262,12 +269,13 @@ def _on_options(turn: Turn, event: OptionsRead) -> None:
     recovery = turn.state.recovery
     origin = (record.origin.partition, record.origin.offset)
     if event.early:
-        return _keep_early(turn, event, record)
+        return _keep_early(turn, record)
     # Also while a command is out that did not wait for them: the next rung weighs them.
     branches = recovery.branches if recovery else ()
     place = next((n for n, b in enumerate(branches) if (b.partition, b.offset) == origin and b.options is None), None)
     if recovery is None or place is None:
-        return _stale(turn, event, "no failure waits for them")
+        reason = "no failure waits for them"
+        return turn.dispose("options", record.failure_id, DispositionKind.STALE, event.place, reason)
     branch = replace(branches[place], options=record)
     report_failure(turn, branch)
     policy = turn.policies.of(record.tenant_id, branch.agent_id, branch.tool)
@@ -282,21 +290,15 @@ def _on_options(turn: Turn, event: OptionsRead) -> None:
     return advance(turn)
 
 
-def _keep_early(turn: Turn, event: OptionsRead, record: RecoveryOptions) -> None:
-    """Keep options until their failure is read; of too many the first, whose failures are read first."""
+def _keep_early(turn: Turn, record: RecoveryOptions) -> None:
+    """Keep options until their failure is read; of too many those whose failures are read first."""
     early = turn.state.early
     if any(e.options.origin == record.origin for e in early):
-        return None
-    if len(early) == MAX_EARLY:
-        return _stale(turn, event, "too many wait for their failures")
+        return
     policy = turn.policies.of(record.tenant_id, None, None)
     kept = Early(options=record, until_ms=turn.now + round(policy.options_wait_s * 1000))
-    turn.state = replace(turn.state, early=(*early, kept))
-    return None
-
-
-def _stale(turn: Turn, event: OptionsRead, why: str) -> None:
-    turn.dispose("options", event.record.failure_id, DispositionKind.STALE, event.place, why)
+    first = sorted((*early, kept), key=lambda e: e.options.origin.offset)[:MAX_EARLY]
+    turn.state = replace(turn.state, early=tuple(first))
 
 
 def _on_checkpoint(turn: Turn, record: CheckpointSaved) -> None:

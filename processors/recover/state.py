@@ -30,7 +30,8 @@ MAX_SEEN: Final = 256
 MAX_CLOSED: Final = 8
 MAX_BRANCHES: Final = 8
 """Parallel failures that one attempt answers; more are joined to it without remedies of their own."""
-MAX_EARLY: Final = 4
+MAX_EARLY: Final = MAX_BRANCHES
+"""Options kept that overtook their failures."""
 
 VERSION: Final = 1
 _HEADER: Final = struct.Struct(">BBQ")

@@ -72,13 +72,26 @@ def test_options_that_overtake_their_failure_are_kept_for_it() -> None:
 
 def test_of_many_options_that_overtake_their_failures_the_first_are_kept() -> None:
     world = World()
-    for offset in range(MAX_EARLY + 1):
+    for offset in reversed(range(MAX_EARLY + 1)):
         world.append(options(f"f{offset}", offset, BACKOFF))
     while "options" in world.unread():
         world.read("options")
     world.fail("f0")
     assert len(world.commands) == 1
-    assert kinds(world, "options") == ["stale"]
+
+
+def test_options_of_duplicates_that_overtook_them_are_not_kept() -> None:
+    """Nobody asks for them: they would take the place of others for an hour."""
+    world = commanded()
+    for offset in range(1, MAX_EARLY + 1):
+        world.append(options("f1", offset, BACKOFF))
+        world.read("options")
+        world.fail("f1")
+    world.answer(world.commands[0])
+    world.append(options("real", MAX_EARLY + 1, BACKOFF))
+    world.read("options")
+    world.fail("real")
+    assert len(world.commands) == 2
 
 
 @pytest.mark.parametrize("offset", [0, 7])
