@@ -79,6 +79,16 @@ def test_every_collected_row_says_where_it_was_seen() -> None:
         ("Deadline of 120s exceeded, last exception: 503 Reauthentication is needed", "tool_failure/auth_error"),
         ("The operation was aborted due to timeout", "tool_failure/timeout"),
         ("429 余额不足", "tool_failure/quota_exhausted"),
+        # Numbers and words that only look like what a framework says.
+        ("Timeout: upstream returned 130 bytes of 4096", "tool_failure/timeout"),
+        ("finish_reason 2 (MAX_TOKENS). safety_ratings: []", "performance/token_limit_exceeded"),
+        ("model overloaded; {'safetyRatings': []}", "tool_failure/service_unavailable"),
+        ("trying to call function payments.refund: service is not available (503)", "tool_failure/service_unavailable"),
+        ("trying to call tool weather: request timed out, its host was not available", "tool_failure/timeout"),
+        ("Attempted to use an IP address that is not in the allowlist", "tool_failure/auth_error"),
+        ("dial tcp: metadata host 169.254.169.254: i/o timeout", "tool_failure/timeout"),
+        ("integration is not connected: connection timed out", "tool_failure/timeout"),
+        ("Account locked after 5 consecutive login failures", "unclassified/unknown"),
         # A server that refuses a session was reached.
         ('connection failed: FATAL:  database "sales" does not exist', "tool_failure/not_found"),
         ("connection failed: FATAL:  the database system is starting up", "tool_failure/service_unavailable"),
