@@ -151,6 +151,11 @@ class Lane:
         return key in self._young or self._turns.waits(key)
 
     @property
+    def waiting(self) -> int:
+        """How many records no batch has taken yet."""
+        return len(self._turns)
+
+    @property
     def flooding(self) -> int:
         """How many records of floods wait."""
         return self._turns.flooding

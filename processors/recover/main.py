@@ -108,6 +108,7 @@ class Worker:
         self._broadcast = Broadcast(settings, f"{name}-broadcast", takers)
         self._barrier_s = 0.0
         self._flooding = FLOOD_RECORDS.labels(role.name)
+        self._backlog = garbage.Backlog()
 
     def readiness(self) -> str | None:
         if not self._broadcast.caught_up:
@@ -166,6 +167,7 @@ class Worker:
         for lane in lanes:
             self._assignment.pause(lane, lane.to_pause())
         self._flooding.set(sum(lane.flooding for lane in lanes))
+        self._backlog.tell(sum(lane.waiting for lane in lanes), now_s)
         lingering = [left_s for lane in lanes if (left_s := lane.lingers_s(now_s)) is not None]
         longest_s = _TAKING_POLL_S if self._assignment.taking_over else _POLL_S
         # Where all rest, nothing is to be done for a record that comes: to wake for each costs more than to sort it.

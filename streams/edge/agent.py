@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from typing import Any, Final, Protocol, TypeVar
 from confluent_kafka import KafkaError
 
 from ops.runtime import failpoints
+from ops.runtime.garbage import Backlog
 from ops.runtime.metrics import DEAD_LETTERS, FLOOD_RECORDS
 from ops.runtime.progress import Progress
 from ops.runtime.turns import Turns
@@ -146,6 +148,7 @@ class Mapper(Guard):
         """By partition: its records that were not begun."""
         self._read_ahead_bytes = read_ahead_bytes
         self._flooding = FLOOD_RECORDS.labels(worker)
+        self._backlog = Backlog()
 
     async def run(self, inbox: Inbox) -> None:
         """Begin every record; it is done when what it caused is delivered. Never ends. Raises FuseBlown."""
@@ -157,6 +160,7 @@ class Mapper(Guard):
             if not await self._burst():
                 await asyncio.sleep(_HELD_S)
             self._flooding.set(sum(turns.flooding for turns in self._waiting.values()))
+            self._backlog.tell(sum(map(len, self._waiting.values())), time.monotonic())
 
     def _put(self, batch: Batch) -> None:
         turns = self._waiting.setdefault(batch.progress, Turns())
