@@ -32,8 +32,18 @@ from schemas.records import Category
 from schemas.topics import COMMANDS, FAILURES, OPTION_TOPICS, OPTIONS
 
 _MIDDLE: Final = OPTIONS[Category.TOOL_FAILURE].name
-SERVER_JVM: Final = ("-XX:TieredStopAtLevel=4", "-Xms1g", "-Xmx1g")
-"""A broker's Java machine as one has it that runs for longer than a test: `ops.broker` begins fast instead."""
+SERVER_JVM: Final = (
+    "-XX:TieredStopAtLevel=4",
+    "-Xms1g",
+    "-Xmx1g",
+    "-XX:-UseSerialGC",
+    "-XX:+UseG1GC",
+    "-XX:MaxGCPauseMillis=20",
+    "-XX:InitiatingHeapOccupancyPercent=35",
+    "-XX:+ExplicitGCInvokesConcurrent",
+)
+"""A broker's Java machine as kafka-server-start.sh begins it: `ops.broker` begins fast instead, and its collector stops
+the broker for 50 to 100 ms at a time."""
 _START_S: Final = 60.0
 _DRAIN_S: Final = 10.0
 _WARM_UP_S: Final = 3.0
