@@ -7,6 +7,8 @@ from typing import Final
 
 _MANY: Final = 1_000
 _HOLD_EVERY_S: Final = 0.2
+_CALM_S: Final = 10.0
+"""Then a full collection follows, which takes 100 ms: not after every burst."""
 _THRESHOLDS: Final = (20_000, 20, 20)
 """Python's own first is 700: a batch of a hundred records makes as many objects before it is done with any."""
 
@@ -32,7 +34,7 @@ class Backlog:
             if now_s - self._held_s >= _HOLD_EVERY_S:
                 gc.freeze()
                 self._held_s, self._holds = now_s, True
-        elif self._holds and records < _MANY / 10:
+        elif self._holds and now_s - self._held_s >= _CALM_S:
             gc.unfreeze()
             settle()
             self._holds = False
