@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Final, assert_never
+from typing import assert_never
 
 from processors.recover import ids
 from processors.recover.advance import advance, carry_out
+from processors.recover.branch import branch_of
 from processors.recover.ending import asked, close, settle
 from processors.recover.events import (
     AnyEvent,
@@ -19,7 +20,6 @@ from processors.recover.events import (
     OutcomeRead,
     PermitRead,
     Place,
-    Wire,
 )
 from processors.recover.gate import on_permit, report_failure
 from processors.recover.policy import Policies, Policy
@@ -41,18 +41,12 @@ from schemas.records import (
     Applied,
     CheckpointSaved,
     DispositionKind,
-    FailureEvent,
-    FailureOrigin,
     OutcomeStatus,
     RecoveryOptions,
     ResultReason,
     ResultStatus,
     SettledStatus,
-    SideEffects,
-    epoch_ms,
 )
-
-_SUMMARIZE: Final = "summarize_trajectory"
 
 
 def step(
@@ -123,7 +117,8 @@ def _on_failure(turn: Turn, event: FailureRead) -> None:
     turn.state = replace(turn.state, seen=(*others, (seen_as, max(place.at_ms, _last_seen(turn))))[-MAX_SEEN:])
     if repeated:
         return said(DispositionKind.DUPLICATE)
-    branch, policy = _branch(turn, event, failure_id, options)
+    branch = branch_of(event, failure_id, options)
+    policy = turn.policies.of(record.tenant_id, branch.agent_id, branch.tool)
     claimed = record.resumed_by
     ended = next((c for c in turn.state.closed if claimed and c.recovery_id == claimed.recovery_id), None)
     recovery = turn.state.recovery
@@ -155,61 +150,6 @@ def _take_early(turn: Turn, place: Place) -> RecoveryOptions | None:
     passed = [e for e in here if e.options.origin.offset <= place.offset]
     turn.state = replace(turn.state, early=tuple(e for e in turn.state.early if e not in passed))
     return next((e.options for e in passed if e.options.origin.offset == place.offset), None)
-
-
-def _branch(turn: Turn, event: FailureRead, failure_id: str, options: RecoveryOptions | None) -> tuple[Branch, Policy]:
-    record, place, tool = event.record, event.place, event.record.tool_response
-    wire_format = event.wire_format if record.reply_format == "same" else _wire(record)
-    execution, budget = record.execution, record.budget
-    branch = Branch(
-        failure_id=failure_id,
-        partition=place.partition,
-        offset=place.offset,
-        at_ms=place.at_ms,
-        checkpoint=bounded_checkpoint(record.checkpoint),
-        agent_id=record.agent.id,
-        tool=tool.tool[:256] if tool and tool.tool else None,
-        model=_failed_model(record),
-        call_fingerprint=tool.call_fingerprint[:256] if tool and tool.call_fingerprint else None,
-        idempotency_key=_idempotency_key(record),
-        trace=tuple((name, value[:1024]) for name, value in event.trace),
-        wire_format=wire_format,
-        sdk_retries=execution.sdk_retries or 0 if execution else 0,
-        call_timeout_s=_call_timeout_s(record),
-        summarizes=_summarizes(record),
-        unsafe=record.side_effects_since_checkpoint is SideEffects.UNSAFE,
-        max_cost_microusd=budget.max_cost_microusd if budget else None,
-        deadline_ms=epoch_ms(budget.deadline) if budget and budget.deadline else None,
-        options=options,
-    )
-    return branch, turn.policies.of(record.tenant_id, branch.agent_id, branch.tool)
-
-
-def _failed_model(record: FailureEvent) -> str | None:
-    model = record.agent.model or (record.execution.model if record.execution else None)
-    return model[:256] if model and record.origin is FailureOrigin.MODEL else None
-
-
-def _wire(record: FailureEvent) -> Wire:
-    return "json" if record.reply_format == "json" else "avro"
-
-
-def _idempotency_key(record: FailureEvent) -> str | None:
-    key = record.tool_response.idempotency_key if record.tool_response else None
-    return key if key and len(key) <= 256 and key.isprintable() else None
-
-
-def _call_timeout_s(record: FailureEvent) -> float | None:
-    limits = (
-        record.execution.timeout_s if record.execution else None,
-        record.metrics.timeout_s if record.metrics else None,
-    )
-    return max((limit for limit in limits if limit is not None), default=None)
-
-
-def _summarizes(record: FailureEvent) -> bool:
-    shares = bool(record.reasoning or (record.execution and record.execution.prompt))
-    return shares and _SUMMARIZE in (record.agent.capabilities or ())
 
 
 def _open(turn: Turn, branch: Branch, policy: Policy) -> None:
