@@ -24,6 +24,7 @@ from schemas.records import (
     from_epoch_ms,
     parse_json_text,
 )
+from schemas.topics import FAILURES
 
 
 def test_a_failure_with_options_becomes_one_command_and_its_success_a_result() -> None:
@@ -92,6 +93,17 @@ def test_options_of_duplicates_that_overtook_them_are_not_kept() -> None:
     world.read("options")
     world.fail("real")
     assert len(world.commands) == 2
+
+
+def test_options_of_a_failure_that_was_buried_are_not_kept() -> None:
+    world = World()
+    world.append(failure("buried"))
+    world.append(options("buried", 0, BACKOFF))
+    world.read("options")
+    world.at[FAILURES.name] = 1
+    world.fail("f1")
+    assert world.state
+    assert not world.state.early
 
 
 @pytest.mark.parametrize("offset", [0, 7])
