@@ -7,20 +7,17 @@ runtime would report it: the exception with its class, status, code and message;
 not say them, only from what a runtime knows, which library raised.
 
 - answered: share of verdicts that are no abstention (`tool_failure/unknown`, unclassified); an expected `unknown`
-that is met
-  is an answer, and right.
+  that is met is an answer, and right.
 - defensible_of_answered: the same, with a row's other subtypes (`also`: a list) counted as right.
 - transient_called_permanent, permanent_called_transient: harm. Transient is what waiting or repeating may cure:
-rate_limit,
-  timeout (of a tool or a run), service_unavailable, network_error; a row's expected_transient decides for its own call.
-  A state_conflict that is met and not called lasting is repeated once, which suits both kinds.
-  An abstention harms nobody.
+  rate_limit, timeout (of a tool or a run), service_unavailable, network_error; a row's expected_transient decides for
+  its own call. A state_conflict or a bad_response that is met and not called lasting is repeated once, which suits
+  both kinds; what is short of performance is never repeated unchanged. An abstention harms nobody.
 - The last line is JSON.
 
 `--half train|held-out` takes the rows whose SHA-256 starts with an even or an odd byte: rules were written looking at
-the
-first. `python -m ops.bench.classify --cost` measures CPU time of classify and of the whole decision, and the tail of
-10,000 random and mutated events.
+the first. `python -m ops.bench.classify --cost` measures CPU time of classify and of the whole decision, and the tail
+of 10,000 random and mutated events.
 """
 
 from __future__ import annotations
@@ -40,6 +37,7 @@ from schemas.records import NATURAL, Category, Classification, FailureEvent, Fai
 from streams.decide.classify import Rules, classify, load_rules
 from streams.decide.classify.taxonomy import TRANSIENT
 
+_ONE_REPEAT: Final = frozenset({"state_conflict", "bad_response"})
 _CLIENTS_OF_TOOLS: Final = [
     "requests",
     "urllib",
@@ -251,7 +249,9 @@ def _harm(row: Row, verdict: Classification) -> str | None:
     was, said = row.subtype in TRANSIENT, verdict.subtype in TRANSIENT
     if row.transient is not None:
         lasts = parse_json_text(verdict.details).get("lasting") is True
-        if verdict.subtype == row.subtype == "state_conflict" and not lasts:
+        if verdict.subtype == row.subtype and verdict.subtype in _ONE_REPEAT and not lasts:
+            return None
+        if verdict.category.value == row.category == Category.PERFORMANCE.value:
             return None
         was, said = row.transient, said and not lasts
     if was == said:

@@ -43,14 +43,19 @@ def test_a_sample_of_real_errors(sample: str) -> None:
     assert figures["permanent_called_transient"] == 0, wrong
 
 
-def test_the_sample_whose_rows_may_have_two_right_answers() -> None:
-    """SDKs and frameworks, labelled by one judge who says which other subtype is defensible."""
-    result = score(read(DATA / "errors_sdks.jsonl"), load_rules())
+@pytest.mark.parametrize(
+    ("sample", "right", "defensible", "harms"), [("sdks", 0.88, 0.97, 6), ("threads", 0.9, 0.98, 2)]
+)
+def test_a_sample_whose_rows_may_have_two_right_answers(
+    sample: str, right: float, defensible: float, harms: int
+) -> None:
+    """SDKs and frameworks; issue threads. Their judges say which other subtypes are defensible."""
+    result = score(read(DATA / f"errors_{sample}.jsonl"), load_rules())
     figures = result.figures()
     assert figures["answered"] >= 0.95
-    assert figures["right_of_answered"] >= 0.88
-    assert figures["defensible_of_answered"] >= 0.97
-    assert figures["transient_called_permanent"] + figures["permanent_called_transient"] <= 6
+    assert figures["right_of_answered"] >= right
+    assert figures["defensible_of_answered"] >= defensible
+    assert figures["transient_called_permanent"] + figures["permanent_called_transient"] <= harms
 
 
 def test_every_collected_row_says_where_it_was_seen() -> None:
@@ -75,6 +80,20 @@ def test_every_collected_row_says_where_it_was_seen() -> None:
         ("max messages per minute reached", "tool_failure/rate_limit"),
         ("redirect loop detected", "tool_failure/invalid_request"),
         ("Max number of llm calls limit of 25 exceeded", "logical_error/loop"),
+        # Only the request that is above its limit alone can never come through.
+        ("Rate limit reached on tokens per minute: Limit 30000, Used 29000, Requested 1500", "tool_failure/rate_limit"),
+        (
+            "Rate limit reached on tokens per minute: Limit 30000, Used 0, Requested 31000",
+            "performance/token_limit_exceeded",
+        ),
+        # A person who said no; not a machine, nor a business that did.
+        ("Tool use failed: user denied this command", "none/control_flow"),
+        ("The user did not approve this edit", "none/control_flow"),
+        ("Loan approval denied: FICO 580 is below 620", "unclassified/unknown"),
+        ("database user rejected by pg_hba.conf", "unclassified/unknown"),
+        ("Could not resolve host: https", "tool_failure/invalid_request"),
+        ("Could not resolve host: https.example.com", "tool_failure/network_error"),
+        ("checksum did not match expected value", "unclassified/unknown"),
         # A login that lapsed, whatever wraps it.
         ("Deadline of 120s exceeded, last exception: 503 Reauthentication is needed", "tool_failure/auth_error"),
         ("The operation was aborted due to timeout", "tool_failure/timeout"),
